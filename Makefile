@@ -1,0 +1,35 @@
+# `make` says what there is. Everything runs in .venv, which the first call builds.
+PYTHON := .venv/bin/python
+ARGS :=
+
+.PHONY: help setup demo test lint
+help:  ## this list
+	@echo 'make TARGET, where TARGET is'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile
+
+setup: .venv/.ready  ## build .venv (once; about 10 minutes, mostly mmcv)
+
+demo: setup  ## train a detector with OHEM and without, compare, leave pictures
+	@PYTHON=$(PYTHON) bash tools/demo.sh
+
+test: setup  ## run the tests; ARGS="-k sampler" goes to pytest
+	@$(PYTHON) -m pytest $(ARGS)
+
+lint: .venv/.linter  ## ruff: rules and format
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+
+# The stamps are written last, so an interrupted set-up goes on where it stopped. The
+# linter has its own: to check style nobody waits for mmcv.
+.venv/.linter: requirements.txt tools/setup.sh
+	@bash tools/setup.sh linter
+	@touch $@
+
+# Choosing other versions runs the set-up again.
+.venv/.ready: .venv/.linter pyproject.toml $(if $(PINS)$(MMCV_FIND_LINKS),chosen)
+	@rm -f $@
+	@bash tools/setup.sh
+	@touch $@
+
+.PHONY: chosen
+chosen:
