@@ -1,0 +1,84 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmdet_ohem.proposal_store import write_store
+
+ROOT = Path(__file__).parent.parent
+
+
+def run_tool(*command, **kwargs) -> subprocess.CompletedProcess:
+    """Run a tool of the repository as a user would, from its root."""
+    command = [str(word) for word in command]
+    if command[0].endswith('.py'):
+        command.insert(0, sys.executable)
+    # `python` in the shell scripts is the one that runs the tests.
+    path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, PATH=path, OMP_NUM_THREADS='1', **kwargs),
+    )
+
+
+@pytest.fixture(scope='session')
+def lookalikes(tmp_path_factory) -> Path:
+    """The demo's data set, 6 + 4 images, with Selective Search proposals."""
+    root = tmp_path_factory.mktemp('data') / 'lookalikes'
+    made = run_tool('tools/make_lookalikes.py', root, '--num-train', 6, '--num-test', 4)
+    assert made.returncode == 0, made.stderr
+    proposed = run_tool(
+        'tools/prepare_proposals.py',
+        'selective-search',
+        '--images',
+        root / 'JPEGImages',
+        '--out',
+        root / 'proposals',
+    )
+    assert proposed.returncode == 0, proposed.stderr
+    return root
+
+
+def small_config(path: Path, lookalikes: Path, base: str, extra: str = '') -> Path:
+    """A config that inherits `base` and trains 6 iterations on the small data set."""
+    path.write_text(
+        f"""
+_base_ = {str(ROOT / 'configs' / base)!r}
+train_pipeline = _base_.train_pipeline
+train_pipeline[4].store = {str(lookalikes / 'proposals')!r}
+test_pipeline = _base_.test_pipeline
+test_pipeline[2].store = {str(lookalikes / 'proposals')!r}
+tta_pipeline = _base_.tta_pipeline
+tta_pipeline[1].transforms[2][0].store = {str(lookalikes / 'proposals')!r}
+data = dict(data_root={str(lookalikes) + '/'!r})
+train_dataloader = dict(
+    num_workers=0, persistent_workers=False, dataset=dict(data, pipeline=train_pipeline)
+)
+val_dataloader = dict(
+    num_workers=0, persistent_workers=False, dataset=dict(data, pipeline=test_pipeline)
+)
+test_dataloader = val_dataloader
+train_cfg = dict(max_iters=6, val_interval=6)
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=3))
+{extra}
+"""
+    )
+    return path
+
+
+@pytest.fixture
+def store(tmp_path) -> Path:
+    """Three images, given in an order that is not that of their ids."""
+    records = [
+        ('000009', np.array([[5, 6, 50, 60], [1, 2, 30, 40]]), (80, 70)),
+        ('000001', np.array([[0, 0, 99, 49]]), (100, 50)),
+        ('zebra', np.zeros((0, 4)), (10, 20)),
+    ]
+    write_store(tmp_path / 'store', records, source='by hand')
+    return tmp_path / 'store'

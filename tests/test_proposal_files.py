@@ -1,0 +1,273 @@
+import os
+import pickle
+
+import numpy as np
+import pytest
+from mmengine.fileio import dump
+from mmengine.structures import InstanceData
+from scipy.io import savemat
+
+from mmdet_ohem.proposal_files import (
+    clean_boxes,
+    read_data_set_mat,
+    read_dump,
+    read_image_mat,
+)
+
+
+def cell(values, shape):
+    """A MATLAB cell array."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array.reshape(shape)
+
+
+def write_data_set_mat(path, boxes, names):
+    """A file with the layout of Fast R-CNN's voc_2007_trainval.mat."""
+    variables = {
+        'boxes': cell(boxes, (1, len(boxes))),
+        'images': cell([np.array([name]) for name in names], (len(names), 1)),
+    }
+    savemat(path, variables, do_compression=True)
+
+
+# ------------------------------------------------------------------------- cleaning
+
+
+def test_cleaning_drops_duplicates_and_small_boxes_and_keeps_the_order():
+    boxes = [
+        [50, 10, 60, 20],
+        [0, 0, 1, 30],  # 1 px wide
+        [0, 0, 2, 2],
+        [50, 10, 60, 20],  # the first again
+        [0, 0, 30, 1.5],  # 1.5 px high
+        [30, 30, 20, 40],  # x2 before x1
+        [5, 5, 9, 9],
+    ]
+    kept = clean_boxes(np.array(boxes), size=(100, 80))
+    assert kept.dtype == np.float32
+    assert kept.tolist() == [[50, 10, 60, 20], [0, 0, 2, 2], [5, 5, 9, 9]]
+    assert clean_boxes(np.array(boxes), (100, 80), min_size=5).tolist() == [boxes[0]]
+
+
+def test_cleaning_clips_to_the_image_first():
+    boxes = np.array([[-5, -5, 120, 90], [0, 0, 100, 80], [99, 10, 140, 50]])
+    assert clean_boxes(boxes, size=(100, 80)).tolist() == [[0, 0, 100, 80]]
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+def test_cleaning_names_the_image_of_a_box_that_is_not_finite(bad):
+    with pytest.raises(ValueError, match="'000005'.*NaN or infinite"):
+        clean_boxes(np.array([[0, 0, bad, 9]]), (100, 80), name='000005')
+
+
+def test_cleaning_agrees_with_a_plain_loop():
+    seed = np.random.SeedSequence().entropy % 2**32
+    print('seed', seed)
+    rng = np.random.default_rng(seed)
+    for _ in range(50):
+        boxes = rng.integers(-3, 9, (rng.integers(0, 40), 4))
+        expected = []
+        for x1, y1, x2, y2 in boxes.tolist():
+            x1, x2 = (min(max(x, 0), 6) for x in (x1, x2))
+            y1, y2 = (min(max(y, 0), 5) for y in (y1, y2))
+            box = [x1, y1, x2, y2]
+            if x2 - x1 >= 2 and y2 - y1 >= 2 and box not in expected:
+                expected.append(box)
+        assert clean_boxes(boxes, size=(6, 5)).tolist() == expected
+
+
+# ------------------------------------------------------------------------ .mat files
+
+
+def test_data_set_mat_is_one_based_and_y_first(tmp_path):
+    # MATLAB's (y1, x1, y2, x2) = (1, 1, 40, 30) is the top left 30 x 40 pixels.
+    boxes = [np.array([[1, 1, 40, 30], [6, 5, 8, 7]], np.uint16), np.zeros((0, 0))]
+    write_data_set_mat(tmp_path / 'voc.mat', boxes, ['000005', '000007'])
+    (first, boxes_5), (second, boxes_7) = read_data_set_mat(tmp_path / 'voc.mat')
+    assert (first, second) == ('000005', '000007')
+    assert boxes_5.tolist() == [[0, 0, 29, 39], [4, 5, 6, 7]]
+    assert boxes_7.shape == (0, 4)
+
+
+def test_data_set_of_one_image(tmp_path):
+    write_data_set_mat(tmp_path / 'one.mat', [np.ones((3, 4))], ['000005'])
+    ((name, boxes),) = read_data_set_mat(tmp_path / 'one.mat')
+    assert name == '000005' and boxes.tolist() == [[0, 0, 0, 0]] * 3
+
+
+@pytest.mark.parametrize('dtype', [np.uint16, np.float64])
+def test_image_mat_is_zero_based_and_x_first(tmp_path, dtype):
+    boxes = np.array([[0, 0, 23, 15], [2, 1, 499, 405]], dtype)
+    savemat(tmp_path / 'a_boxes.mat', {'boxes': boxes})
+    read = read_image_mat(tmp_path / 'a_boxes.mat')
+    assert read.dtype == np.float32 and read.tolist() == boxes.tolist()
+
+
+def break_file(path, damage):
+    whole = path.read_bytes()
+    if damage == 'truncated':
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == 'empty':
+        path.write_bytes(b'')
+    elif damage == 'text':
+        path.write_text('<html>404 Not Found</html>' * 20)
+    elif damage == 'v7.3':
+        # such a file starts with a text and version 0x0200, then HDF5 follows
+        start = b'MATLAB 7.3 MAT-file'.ljust(124) + b'\x00\x02IM'
+        path.write_bytes(start + bytes(384) + b'\x89HDF\r\n\x1a\n')
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize('damage', ['truncated', 'empty', 'text', 'v7.3', 'missing'])
+@pytest.mark.parametrize('kind', ['data set', 'image'])
+def test_broken_mat_is_named(tmp_path, kind, damage):
+    path = tmp_path / 'broken.mat'
+    boxes = np.arange(400).reshape(100, 4)
+    if kind == 'data set':
+        write_data_set_mat(path, [boxes, boxes], ['a', 'b'])
+    else:
+        savemat(path, {'boxes': boxes})
+    break_file(path, damage)
+    with pytest.raises((ValueError, FileNotFoundError), match='broken.mat') as error:
+        if kind == 'data set':
+            list(read_data_set_mat(path))
+        else:
+            read_image_mat(path)
+    assert ('v7' in str(error.value)) == (damage == 'v7.3')
+
+
+@pytest.mark.parametrize(
+    'variables, message',
+    [
+        ({'x': 1}, "no variable 'boxes'"),
+        ({'boxes': np.ones((5, 4))}, "no variable 'images'.*single image"),
+        ({'boxes': np.ones((5, 4)), 'images': 'a'}, 'two cells'),
+        (
+            {
+                'boxes': cell([np.ones((5, 4))] * 2, (1, 2)),
+                'images': cell(['a'], (1, 1)),
+            },
+            'two cells',
+        ),
+        (
+            {'boxes': cell([np.ones((5, 3))], (1, 1)), 'images': cell(['a'], (1, 1))},
+            "image 'a'.*\\(5, 3\\)",
+        ),
+        (
+            {'boxes': cell([np.ones((5, 4))], (1, 1)), 'images': cell([1.0], (1, 1))},
+            'images{1}',
+        ),
+    ],
+)
+def test_foreign_data_set_mat_is_explained(tmp_path, variables, message):
+    savemat(tmp_path / 'foreign.mat', variables)
+    with pytest.raises(ValueError, match=f'foreign.mat.*{message}'):
+        list(read_data_set_mat(tmp_path / 'foreign.mat'))
+
+
+@pytest.mark.parametrize(
+    'variables',
+    [
+        {'x': 1},
+        {'boxes': np.ones((5, 3))},
+        {'boxes': 'a'},
+        {'boxes': cell([1], (1, 1))},
+    ],
+)
+def test_foreign_image_mat_is_explained(tmp_path, variables):
+    savemat(tmp_path / 'foreign.mat', variables)
+    with pytest.raises(ValueError, match='foreign.mat'):
+        read_image_mat(tmp_path / 'foreign.mat')
+
+
+# ----------------------------------------------------------------------- .pkl dumps
+
+
+def proposals_of_one_image():
+    return InstanceData(
+        bboxes=np.array([[1, 2, 30, 40], [5.5, 6, 70, 80]], dtype=np.float32),
+        scores=np.array([0.9, 0.1], dtype=np.float32),
+    )
+
+
+@pytest.mark.parametrize('protocol', range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_dump_is_read(tmp_path, protocol):
+    values = {
+        'JPEGImages/000005.jpg': proposals_of_one_image(),
+        'JPEGImages/000007.jpg': {'bboxes': np.zeros((0, 4)), 'scores': np.zeros(0)},
+    }
+    # MMEngine's dump, which DumpProposals calls, writes protocol 2.
+    dump(values, str(tmp_path / 'rpn.pkl'), protocol=protocol)
+    proposals = read_dump(tmp_path / 'rpn.pkl')
+    assert list(proposals) == ['000005', '000007']
+    assert proposals['000005'].tolist() == [[1, 2, 30, 40], [5.5, 6, 70, 80]]
+    assert proposals['000007'].shape == (0, 4)
+
+
+def test_dump_of_mmdetections_own_metric_is_read(tmp_path):
+    import torch
+    from mmdet.evaluation import DumpProposals
+
+    metric = DumpProposals(output_dir=str(tmp_path), proposals_file='rpn.pkl')
+    boxes = torch.tensor([[5, 6, 7, 8], [1, 2, 3, 4.0]])
+    prediction = {'scores': torch.tensor([0.1, 0.9]), 'bboxes': boxes}
+    sample = {'img_path': 'VOC2007/JPEGImages/000005.jpg', 'pred_instances': prediction}
+    metric.process([], [sample])
+    metric.evaluate(1)
+    proposals = read_dump(tmp_path / 'rpn.pkl')
+    assert proposals['000005'].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]  # best first
+
+
+class Malicious:
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    'payload, name',
+    [
+        (Malicious(os.system, 'touch {}'), 'system'),
+        (Malicious(eval, "open('{}', 'w')"), 'eval'),
+        (Malicious(getattr, 'x', 'y'), 'getattr'),
+        (np.array([Malicious(os.system, 'touch {}')], dtype=object), 'system'),
+    ],
+)
+def test_dump_is_never_executed(tmp_path, payload, name):
+    trace = tmp_path / 'trace'
+    for item in np.atleast_1d(np.array(payload, dtype=object)):
+        function, args = item.call
+        item.call = function, tuple(str(a).format(trace) for a in args)
+    with open(tmp_path / 'evil.pkl', 'wb') as file:
+        pickle.dump({'a/b.jpg': payload}, file)
+    with pytest.raises(ValueError, match=f'evil.pkl.*{name}'):
+        read_dump(tmp_path / 'evil.pkl')
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize('damage', ['truncated', 'empty', 'text', 'missing'])
+def test_broken_dump_is_named(tmp_path, damage):
+    path = tmp_path / 'broken.pkl'
+    dump({'a/b.jpg': proposals_of_one_image()}, str(path))
+    break_file(path, damage)
+    with pytest.raises((ValueError, FileNotFoundError), match='broken.pkl'):
+        read_dump(path)
+
+
+@pytest.mark.parametrize(
+    'values, message',
+    [
+        ([np.zeros((3, 4))], 'a list'),
+        ({'a.jpg': np.zeros((3, 5))}, "'a.jpg' has no 'bboxes'"),
+        ({'a.jpg': {'bboxes': np.zeros((3, 5))}}, "'a.jpg'.*\\(3, 5\\)"),
+        (dict.fromkeys(['x/a.jpg', 'y/a.jpg'], proposals_of_one_image()), "called 'a'"),
+    ],
+)
+def test_foreign_dump_is_explained(tmp_path, values, message):
+    dump(values, str(tmp_path / 'foreign.pkl'))
+    with pytest.raises(ValueError, match=f'foreign.pkl.*{message}'):
+        read_dump(tmp_path / 'foreign.pkl')
