@@ -3,7 +3,8 @@
 MMEngine 0.10 calls `torch.load` without `weights_only`, which PyTorch 2.6 turned into
 True, and its own checkpoints hold more than tensors: test.py, --resume and load_from
 fail (open-mmlab/mmengine issue 1655). Here exactly what MMEngine writes is allowed;
-the check stays on for everything else.
+the check stays on for everything else. (Before 2.6 PyTorch checks nothing that MMEngine
+loads: load only checkpoints that you trust there.)
 """
 
 import numpy as np

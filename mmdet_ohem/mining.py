@@ -90,7 +90,7 @@ def _nms_sorted(
     Returns:
         (K,) int64 on the device of ``boxes``, rising.
     """
-    # Four in five RoIs of Selective Search survive at 0.7, so one block mostly is all.
+    # About half of Selective Search's RoIs survive at 0.7: one block mostly is all.
     block_size = max(4 * num, 256)
     kept: list[int] = []
     for start in range(0, len(boxes), block_size):
@@ -181,8 +181,8 @@ def loss_per_roi(losses: dict[str, Tensor], num_rois: int, num_pos: int) -> Tens
     - k * R rows (SABL's buckets): k rows belong to a RoI.
     - P rows (box losses of the foreground): they go to the P positives, which come
       first among the RoIs, in order.
-    - no dimension: heads return a bare 0 where there is no positive. Where there are
-      positives, a loss that stayed reduced cannot rank and is refused.
+    - no dimension: heads return a bare 0 where there is no positive. Any other is a
+      loss that stayed reduced (EQLv2); it cannot rank and is refused.
 
     Args:
         losses: what ``bbox_head.loss(..., reduction_override='none')`` returned.
@@ -207,9 +207,9 @@ def loss_per_roi(losses: dict[str, Tensor], num_rois: int, num_pos: int) -> Tens
         if total is None:
             total = value.new_zeros(num_rois, dtype=torch.float32)
         rows = 0 if value.dim() == 0 else len(value)
-        if rows == num_pos == 0:
+        if rows == num_pos == 0 and not value.any():
             continue
-        if rows == num_pos < num_rois:
+        if 0 < rows == num_pos < num_rois:
             total[:num_pos] += value.float().reshape(num_pos, -1).sum(dim=1)
         elif rows > 0 and rows % num_rois == 0:
             total += value.float().reshape(num_rois, -1).sum(dim=1)
@@ -235,7 +235,7 @@ def read_only(roi_network: nn.Module, dropout: bool = False):
 
     Inside, every layer is in eval mode: normalisation uses its running statistics and
     dropout is off, so that the ranking draws no random number. Afterwards every mode
-    flag and every buffer (seesaw and EQLv2 losses count in theirs) is what it was.
+    flag and every buffer (the seesaw loss counts in its own) is what it was.
 
     Args:
         roi_network: what is run inside, e.g. a RoI head.
@@ -260,7 +260,7 @@ def read_only(roi_network: nn.Module, dropout: bool = False):
         for layer, mode in modes:
             layer.training = mode
         for layer, name, buffer, value, version in buffers:
-            layer._buffers[name] = buffer  # EQLv2 binds a new tensor
+            layer._buffers[name] = buffer  # it may have been bound anew
             if buffer._version != version:
                 with torch.no_grad():
                     buffer.copy_(value)

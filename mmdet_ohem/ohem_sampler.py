@@ -22,6 +22,7 @@ from mmdet_ohem.registry import TASK_UTILS
 MEANINGLESS_KEYS = {
     'pos_fraction',
     'neg_pos_ub',
+    'rng',  # RandomSampler
     'pos_sampler',
     'neg_sampler',  # CombinedSampler
     'floor_thr',
@@ -205,10 +206,15 @@ def _warn_of_meaningless(inherited: dict) -> None:
 def _warn_of_background_bound(assigner, stage: int | None) -> None:
     """The bound bg_lo of Fast R-CNN stands in MMDetection's assigner."""
     bound = getattr(assigner, 'neg_iou_thr', 0)
+    key = f'train_cfg.{"rcnn" if stage is None else f"rcnn[{stage}]"}.assigner'
+    if isinstance(bound, list):
+        raise ValueError(
+            f'{key}.neg_iou_thr={bound} is a list, of which MMDetection makes no '
+            'background at all; write a tuple, or one number.'
+        )
     if isinstance(bound, tuple) and bound[0] > 0:
-        rcnn = 'rcnn' if stage is None else f'rcnn[{stage}]'
         warnings.warn(
-            f'train_cfg.{rcnn}.assigner.neg_iou_thr={bound} keeps background below IoU '
+            f'{key}.neg_iou_thr={bound} keeps background below IoU '
             f'{bound[0]} out of hard example mining, so that hard background far from '
             f'any object is never seen; the paper sets it to {bound[1]}.',
             stacklevel=3,

@@ -163,6 +163,8 @@ def test_losses_that_cannot_rank_are_refused_by_name():
     for reduced in (torch.tensor(0.7), torch.rand(2), torch.zeros(0)):
         with pytest.raises(ValueError, match='roi_head.bbox_head.loss_iou has shape'):
             loss_per_roi(softmax | dict(loss_iou=reduced), 3, 1)
+    with pytest.raises(ValueError, match='roi_head.bbox_head.loss_cls has shape'):
+        loss_per_roi(dict(loss_cls=torch.tensor(0.7)), 3, 0)
     with pytest.raises(ValueError, match='no loss to rank'):
         loss_per_roi(dict(acc=torch.rand(1)), 3, 1)
     with pytest.raises(ValueError, match="'loss_cls' as list"):
@@ -170,7 +172,7 @@ def test_losses_that_cannot_rank_are_refused_by_name():
 
 
 class Counting(nn.Module):
-    """Buffers that a call changes: one in place (seesaw), one bound anew (EQLv2)."""
+    """Buffers that a call changes: one in place (seesaw), one bound anew."""
 
     def __init__(self):
         super().__init__()

@@ -452,6 +452,13 @@ def test_a_lower_bound_for_background_is_warned_of():
         build_from(train_cfg)
 
 
+def test_a_list_of_bounds_would_leave_no_background():
+    train_cfg = stage_config()
+    train_cfg['assigner']['neg_iou_thr'] = [0.1, 0.5]
+    with pytest.raises(ValueError, match='assigner.neg_iou_thr=.*is a list'):
+        build_from(train_cfg)
+
+
 def test_an_rpn_is_told_where_the_sampler_belongs():
     sampler = dict(type='mmdet_ohem.OHEMSampler', num=256)
     with pytest.raises(TypeError, match='Linear has no bbox_head.*train_cfg.rcnn'):
