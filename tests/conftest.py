@@ -11,20 +11,28 @@ from mmdet_ohem.proposal_store import write_store
 ROOT = Path(__file__).parent.parent
 
 
-def run_tool(*command, **kwargs) -> subprocess.CompletedProcess:
-    """Run a tool of the repository as a user would, from its root."""
+def start_tool(*command, **variables) -> subprocess.Popen:
+    """Start a tool of the repository as a user would, from its root."""
     command = [str(word) for word in command]
     if command[0].endswith('.py'):
         command.insert(0, sys.executable)
     # `python` in the shell scripts is the one that runs the tests.
     path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
-    return subprocess.run(
+    return subprocess.Popen(
         command,
         cwd=ROOT,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        env=dict(os.environ, PATH=path, OMP_NUM_THREADS='1', **kwargs),
+        env=dict(os.environ, PATH=path, OMP_NUM_THREADS='1', **variables),
     )
+
+
+def run_tool(*command, **variables) -> subprocess.CompletedProcess:
+    """Run a tool to its end."""
+    process = start_tool(*command, **variables)
+    stdout, stderr = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
 @pytest.fixture(scope='session')
