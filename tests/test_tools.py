@@ -1,0 +1,272 @@
+"""The tools end to end, as a user types them, on a data set of ten images."""
+
+import json
+import pickle
+import re
+import signal
+import time
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import run_tool, small_config, start_tool
+
+from mmdet_ohem.pictures import BACKGROUND, FOREGROUND, GROUND_TRUTH
+
+OHEM = 'fast_rcnn_small_ohem_lookalikes.py'
+RANDOM = 'fast_rcnn_small_lookalikes.py'
+
+
+def losses_of(work_dir) -> dict[int, float]:
+    """The loss of each iteration, from MMEngine's log."""
+    (log,) = work_dir.glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return {line['step']: line['loss'] for line in lines if 'loss' in line}
+
+
+@pytest.fixture(scope='module')
+def trained(lookalikes, tmp_path_factory):
+    """A config and the work dir of an unbroken run of six iterations."""
+    folder = tmp_path_factory.mktemp('trained')
+    config = small_config(folder / 'ohem.py', lookalikes, OHEM)
+    run = run_tool('tools/train.py', config, '--work-dir', folder / 'unbroken')
+    assert run.returncode == 0, run.stderr
+    return config, folder / 'unbroken'
+
+
+def test_train_writes_losses_and_checkpoints(trained):
+    _, work_dir = trained
+    losses = losses_of(work_dir)
+    assert list(losses) == [1, 2, 3, 4, 5, 6]
+    assert all(0 < loss < 100 for loss in losses.values())
+    assert (work_dir / 'iter_3.pth').exists() and (work_dir / 'iter_6.pth').exists()
+
+
+def test_resume_has_the_losses_of_the_unbroken_run(trained, tmp_path):
+    config, unbroken = trained
+    resumed = tmp_path / 'resumed'
+    checkpoint = unbroken / 'iter_3.pth'
+    run = run_tool(
+        'tools/train.py', config, '--work-dir', resumed, '--resume', checkpoint
+    )
+    assert run.returncode == 0, run.stderr
+    expected = losses_of(unbroken)
+    assert losses_of(resumed) == {step: expected[step] for step in (4, 5, 6)}
+
+
+def test_resume_of_random_sampling_draws_the_same_rois(lookalikes, tmp_path):
+    config = small_config(tmp_path / 'random.py', lookalikes, RANDOM)
+    first = run_tool('tools/train.py', config, '--work-dir', tmp_path / 'a')
+    assert first.returncode == 0, first.stderr
+    checkpoint = tmp_path / 'a' / 'iter_3.pth'
+    again = run_tool(
+        'tools/train.py', config, '--work-dir', tmp_path / 'b', '--resume', checkpoint
+    )
+    assert again.returncode == 0, again.stderr
+    expected = losses_of(tmp_path / 'a')
+    assert losses_of(tmp_path / 'b') == {step: expected[step] for step in (4, 5, 6)}
+
+
+def test_test_evaluates_the_checkpoint_in_a_new_process(trained, tmp_path):
+    config, work_dir = trained
+    run = run_tool(
+        'tools/test.py',
+        config,
+        work_dir / 'iter_6.pth',
+        '--work-dir',
+        tmp_path,
+        '--out',
+        tmp_path / 'detections.pkl',
+        '--show-dir',
+        'pictures',
+    )
+    assert run.returncode == 0, run.stderr
+    assert 'pascal_voc/mAP' in run.stdout
+    with open(tmp_path / 'detections.pkl', 'rb') as file:
+        assert len(pickle.load(file)) == 4
+    assert len(list(tmp_path.glob('*/pictures/*.jpg'))) == 4
+
+
+def test_tta_flips_proposals_too(trained, tmp_path):
+    config, work_dir = trained
+    run = run_tool(
+        'tools/test.py',
+        config,
+        work_dir / 'iter_6.pth',
+        '--work-dir',
+        tmp_path,
+        '--tta',
+    )
+    assert run.returncode == 0, run.stderr
+    assert 'pascal_voc/mAP' in run.stdout
+
+
+SAVE_WEIGHTS = """
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class SaveWeights(Hook):
+    def __init__(self, folder):
+        self.folder = folder
+    def after_train(self, runner):
+        weights = runner.model.module.state_dict()
+        torch.save(weights, f'{self.folder}/rank{runner.rank}.pth')
+"""
+
+
+@pytest.mark.slow
+def test_two_cpu_processes_end_with_the_same_weights(lookalikes, tmp_path):
+    (tmp_path / 'save_weights.py').write_text(SAVE_WEIGHTS)
+    config = small_config(
+        tmp_path / 'ohem.py',
+        lookalikes,
+        OHEM,
+        "custom_imports = dict(imports=['save_weights'])\n"
+        "custom_hooks = [dict(type='mmdet_ohem.SeedEachIterationHook'),\n"
+        f"    dict(type='SaveWeights', folder={str(tmp_path)!r})]\n",
+    )
+    run = run_tool(
+        'tools/dist_train.sh',
+        config,
+        2,
+        '--work-dir',
+        tmp_path / 'work',
+        PYTHONPATH=str(tmp_path),
+        PORT='29517',
+    )
+    assert run.returncode == 0, run.stderr
+    one, other = (
+        torch.load(tmp_path / f'rank{rank}.pth', weights_only=True) for rank in (0, 1)
+    )
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+    tested = run_tool(
+        'tools/dist_test.sh',
+        config,
+        tmp_path / 'work' / 'iter_6.pth',
+        2,
+        '--work-dir',
+        tmp_path / 'test',
+        PYTHONPATH=str(tmp_path),
+        PORT='29518',
+    )
+    assert tested.returncode == 0, tested.stderr
+    assert 'pascal_voc/mAP' in tested.stdout
+
+
+def test_pictures_show_colours_of_foreground_and_background(trained, tmp_path):
+    config, work_dir = trained
+    run = run_tool(
+        'tools/draw_pictures.py',
+        config,
+        work_dir / 'iter_6.pth',
+        '--work-dir',
+        tmp_path,
+        '--num',
+        2,
+    )
+    assert run.returncode == 0, run.stderr
+    for name in ('detections.png', 'mined.png'):
+        picture = cv2.imread(str(tmp_path / name))[..., ::-1].astype(int)
+        assert picture.shape == (600, 3 * 800, 3), name
+        shown = {
+            colour
+            for colour in (GROUND_TRUTH, FOREGROUND, BACKGROUND)
+            if (np.abs(picture - colour).max(axis=2) < 40).sum() > 200
+        }
+        expected = {GROUND_TRUTH, FOREGROUND, BACKGROUND} if name == 'mined.png' else ()
+        assert shown >= set(expected), name
+
+
+@pytest.mark.slow
+def test_a_killed_comparison_goes_on_and_ends_as_an_unbroken_one(lookalikes, tmp_path):
+    config = small_config(tmp_path / 'ohem.py', lookalikes, OHEM)
+    samplers = ['random', 'mmdet-ohem', 'ohem-per-label']
+
+    def command(folder):
+        words = ['tools/compare_samplers.py', config, '--samplers', *samplers]
+        return [*words, '--seeds', 0, '--jobs', 2, '--work-dir', tmp_path / folder]
+
+    unbroken = run_tool(*command('unbroken'))
+    assert unbroken.returncode == 0, unbroken.stderr
+    table = (tmp_path / 'unbroken' / 'table.md').read_text()
+    assert table in unbroken.stdout
+    for row in ('random, bg_lo 0.1', "MMDetection's OHEMSampler", 'nms_per_label=True'):
+        assert row in table
+
+    killed = start_tool(*command('killed'))
+    half_way = tmp_path / 'killed' / 'random-seed0' / 'iter_3.pth'
+    while not half_way.exists() and killed.poll() is None:
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGINT)
+    _, stderr = killed.communicate()
+    assert killed.returncode == 1 and 'Interrupted' in stderr
+    assert not (tmp_path / 'killed' / 'table.md').exists()
+
+    again = run_tool(*command('killed'))
+    assert again.returncode == 0, again.stderr
+
+    def scores(folder):
+        results = json.loads((tmp_path / folder / 'results.json').read_text())
+        return [(result['sampler'], result['mAP']) for result in results]
+
+    assert scores('killed') == scores('unbroken')
+    third = run_tool(*command('killed'))  # nothing is left to do
+    assert third.returncode == 0 and 'train' not in third.stdout
+
+
+def test_pictures_need_the_sampler_whose_rois_they_show(trained, lookalikes, tmp_path):
+    _, work_dir = trained
+    config = small_config(tmp_path / 'random.py', lookalikes, RANDOM)
+    run = run_tool('tools/draw_pictures.py', config, work_dir / 'iter_6.pth')
+    assert run.returncode != 0
+    assert 'has no mmdet_ohem.OHEMSampler' in run.stderr
+
+
+@pytest.mark.parametrize(
+    'command, words',
+    [
+        (
+            ['tools/train.py', 'configs/nothing.py'],
+            'There is no config configs/nothing',
+        ),
+        (
+            [
+                'tools/train.py',
+                'configs/fast_rcnn_vgg16_ohem_voc07.py',
+                '--cfg-options',
+                'train_dataloader.dataset.data_root=nowhere',
+            ],
+            'nowhere/VOC2007/ImageSets/Main/trainval.txt, the list of train images, is '
+            'missing. Download',
+        ),
+        (
+            [
+                'tools/test.py',
+                f'configs/{OHEM}',
+                'nothing.pth',
+                '--cfg-options',
+                'test_dataloader.dataset.data_root=nowhere',
+            ],
+            'nowhere/ImageSets/Main/test.txt.*make_lookalikes.py',
+        ),
+    ],
+)
+def test_what_is_missing_is_said_in_one_sentence(command, words, tmp_path):
+    run = run_tool(command[0], command[1], '--work-dir', tmp_path, *command[2:])
+    assert run.returncode != 0
+    assert 'Traceback' not in run.stderr
+    assert re.search(words, run.stderr), run.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU can do AMP')
+def test_amp_without_a_gpu_is_refused_in_one_sentence(trained, tmp_path):
+    config, _ = trained
+    run = run_tool('tools/train.py', config, '--amp', '--work-dir', tmp_path)
+    assert run.returncode != 0
+    assert run.stderr.startswith('--amp needs a CUDA GPU')

@@ -1,0 +1,58 @@
+"""Draw detections on test images, and the RoIs that OHEM mines in training images."""
+
+import argparse
+from pathlib import Path
+
+import mmcv
+import numpy as np
+from mmdet.apis import init_detector
+from mmdet.registry import DATASETS
+from mmengine.utils import track_progress
+
+from mmdet_ohem.launch import add_config_arguments, check_data, load_config
+from mmdet_ohem.pictures import draw_detections, draw_mined, montage
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Write detections.png (test images) and mined.png (training images '
+        'with the RoIs that OHEM mines).'
+    )
+    parser.add_argument('config', help='config with mmdet_ohem.OHEMSampler')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--num', type=int, default=6, help='images on each picture')
+    parser.add_argument('--device', default='cpu')
+    add_config_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    check_data(cfg, ('train', 'test'))
+    if not Path(args.checkpoint).is_file():
+        raise SystemExit(f'There is no checkpoint {args.checkpoint}.')
+    if '_ohem.OHEMSampler' not in str(cfg.model.train_cfg.rcnn):
+        raise SystemExit(
+            f'{args.config} has no mmdet_ohem.OHEMSampler in model.train_cfg.rcnn: '
+            'there are no mined RoIs to draw.'
+        )
+    detector = init_detector(cfg, args.checkpoint, device=args.device)
+    for name, loop, draw in (
+        ('detections', 'test', draw_detections),
+        ('mined', 'train', draw_mined),
+    ):
+        dataset = DATASETS.build(cfg[f'{loop}_dataloader'].dataset)
+        # Spread over the data set, always the same.
+        indices = np.linspace(0, len(dataset) - 1, args.num, dtype=int)
+        pictures = track_progress(
+            lambda index, draw=draw, dataset=dataset: draw(detector, dataset, index),
+            indices.tolist(),
+        )
+        path = Path(cfg.work_dir, f'{name}.png')
+        mmcv.imwrite(montage(pictures)[..., ::-1], str(path))
+        print(f'\nWrote {path}.')
+
+
+if __name__ == '__main__':
+    main()
