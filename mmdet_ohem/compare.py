@@ -94,7 +94,9 @@ class Run:
         """What MMEngine logged of the training, the lines of every start."""
         lines = []
         for log in sorted(self.folder.glob('*/vis_data/scalars.json')):
-            lines += [json.loads(line) for line in log.read_text().splitlines()]
+            # The last line may be half written, by a run that goes on or was killed.
+            whole = log.read_text().rpartition('\n')[0]
+            lines += [json.loads(line) for line in whole.splitlines()]
         return [line for line in lines if 'loss' in line]
 
     def save_result(self) -> None:

@@ -81,7 +81,7 @@ class OHEMSampler:
     ) -> None:
         check_num(num)
         check_nms_iou(nms_iou)
-        _warn_of_meaningless(inherited)
+        _check_inherited(inherited)
         if not hasattr(context, 'bbox_head'):
             raise TypeError(
                 'mmdet_ohem.OHEMSampler mines RoIs by the loss of a RoI head, but '
@@ -96,7 +96,7 @@ class OHEMSampler:
         self.context = context
         # Cascade heads build their samplers stage by stage and say which one it is.
         self.stage = context.current_stage if hasattr(context, 'num_stages') else None
-        _warn_of_background_bound(self._of_stage(context.bbox_assigner), self.stage)
+        _check_background_bound(self._of_stage(context.bbox_assigner), self.stage)
 
     def sample(
         self,
@@ -188,7 +188,7 @@ class OHEMSampler:
         return per_stage if self.stage is None else per_stage[self.stage]
 
 
-def _warn_of_meaningless(inherited: dict) -> None:
+def _check_inherited(inherited: dict) -> None:
     unknown = sorted(set(inherited) - MEANINGLESS_KEYS)
     if unknown:
         raise TypeError(
@@ -203,7 +203,7 @@ def _warn_of_meaningless(inherited: dict) -> None:
         )
 
 
-def _warn_of_background_bound(assigner, stage: int | None) -> None:
+def _check_background_bound(assigner, stage: int | None) -> None:
     """The bound bg_lo of Fast R-CNN stands in MMDetection's assigner."""
     bound = getattr(assigner, 'neg_iou_thr', 0)
     key = f'train_cfg.{"rcnn" if stage is None else f"rcnn[{stage}]"}.assigner'

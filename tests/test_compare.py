@@ -37,7 +37,8 @@ def write_logs(folder, scores: dict) -> Run:
     log.parent.mkdir(parents=True)
     times = [9.0, 0.2, 0.1]
     lines = [dict(step=i, loss=3.0, time=time) for i, time in enumerate(times)]
-    log.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    whole = ''.join(json.dumps(line) + '\n' for line in lines)
+    log.write_text(whole + '{"step": 3, "lo')  # while it is being written
     for name, values in (('20260101_000000', {}), ('20260102_000000', scores)):
         test = folder / 'test' / name / f'{name}.json'
         test.parent.mkdir(parents=True)
