@@ -1,0 +1,43 @@
+"""What `import mmdet_ohem` says where mmcv is missing or does not fit."""
+
+import importlib.metadata
+import sys
+
+import pytest
+
+import mmdet_ohem
+
+
+def pretend_installed(monkeypatch, **versions: str) -> None:
+    def version(name: str) -> str:
+        if name.replace('-', '_') not in versions:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions[name.replace('-', '_')]
+
+    monkeypatch.setattr(importlib.metadata, 'version', version)
+
+
+@pytest.mark.parametrize(
+    'versions, words',
+    [
+        ({}, 'mmcv is not installed'),
+        (dict(mmcv_lite='2.1.0'), 'mmcv-lite is installed, which has no operators'),
+        (dict(mmcv='2.2.0'), 'mmcv 2.2.0 is installed'),
+        (dict(mmcv='1.7.1'), 'mmcv 1.7.1 is installed'),
+    ],
+)
+def test_an_unfit_mmcv_is_one_sentence(monkeypatch, versions, words):
+    pretend_installed(monkeypatch, **versions)
+    with pytest.raises(RuntimeError, match=f'needs mmcv 2.0.0.*README.*{words}'):
+        mmdet_ohem._check_mmcv()
+
+
+def test_an_mmcv_without_operators_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'mmcv.ops', None)  # import fails
+    with pytest.raises(RuntimeError, match='the operators of mmcv .* cannot be loaded'):
+        mmdet_ohem._check_mmcv()
+
+
+def test_the_mmcv_of_the_tests_fits():
+    mmdet_ohem._check_mmcv()
+    assert mmdet_ohem.OHEMSampler.__module__ == 'mmdet_ohem.ohem_sampler'
