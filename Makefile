@@ -25,8 +25,9 @@ lint: .venv/.linter  ## ruff: rules and format
 	@bash tools/setup.sh linter
 	@touch $@
 
-# Choosing other versions runs the set-up again.
-.venv/.ready: .venv/.linter pyproject.toml $(if $(PINS)$(MMCV_FIND_LINKS),chosen)
+# Choosing other versions runs the set-up again; an empty PINS= chooses the tested ones.
+.venv/.ready: .venv/.linter pyproject.toml \
+    $(if $(filter-out undefined,$(origin PINS) $(origin MMCV_FIND_LINKS)),chosen)
 	@rm -f $@
 	@bash tools/setup.sh
 	@touch $@

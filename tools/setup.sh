@@ -217,9 +217,8 @@ print(f"Ready: PyTorch {torch.__version__}, mmcv {mmcv.__version__},",
 
 main() {
   make_venv
-  PINS=${PINS:-$(cat .venv/pins 2>/dev/null || true)}
+  PINS=${PINS-$(cat .venv/pins 2>/dev/null || true)}
   pins >/dev/null
-  echo "$PINS" >.venv/pins
   if [[ ${1:-} == linter ]]; then
     install_linter
     return
@@ -229,6 +228,8 @@ main() {
   install_opencv_contrib
   install_mmcv
   install_package
+  # Remembered once they work; PINS= in a later call goes back to requirements.txt.
+  echo "$PINS" >.venv/pins
   report
 }
 
