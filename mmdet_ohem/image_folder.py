@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm'}
+IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.ppm'}
 EXIF_ORIENTATION = 0x0112
 
 
@@ -69,7 +69,8 @@ def pick_images(folder: str, id_lists: list[str] | None) -> dict[str, Path]:
     for id_list in id_lists:
         # VOC's lists of one class hold a second column.
         lines = Path(id_list).read_text().splitlines()
-        ids.update(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+        for line in filter(None, map(str.strip, lines)):
+            ids[line if line in images else line.split()[0]] = None
     return {img_id: find_image(images, img_id, folder) for img_id in ids}
 
 

@@ -12,6 +12,21 @@ from mmengine.config import Config, DictAction
 
 from mmdet_ohem.proposal_store import ProposalStore
 
+# Transforms that move boxes and record it: proposals are read after them.
+RECORDED = {
+    'FixScaleResize',
+    'RandomChoiceResize',
+    'RandomCrop',
+    'RandomFlip',
+    'RandomResize',
+    'Resize',
+    'ResizeShortestEdge',
+    'Rotate',
+    'ShearX',
+    'ShearY',
+    'TranslateX',
+    'TranslateY',
+}
 # Transforms of MMDetection 3.3 that move, add or paste boxes unrecorded.
 UNRECORDED = {
     'Albu',
@@ -128,11 +143,28 @@ def _check_proposals(dataset: dict | None, key: str) -> None:
             "'homography_matrix', so that stored proposals would not fit: leave it "
             'out, or use Resize, RandomFlip, RandomCrop, Rotate, Shear and Translate.'
         )
+    for config in steps:
+        for pipeline in (config.get('pipeline'), config.get('transforms')):
+            _check_order(pipeline or [], key)
     for step in stores:
         try:
             ProposalStore(step['store'])
         except (OSError, ValueError) as error:
             raise SystemExit(str(error)) from error
+
+
+def _check_order(pipeline: list, key: str) -> None:
+    """The steps of a pipeline may be lists of alternatives, as in TestTimeAug."""
+    is_read = False
+    for step in pipeline:
+        names = {_name(inner) for inner in _dicts(step)}
+        if is_read and names & RECORDED:
+            raise SystemExit(
+                f'{key} has {sorted(names & RECORDED)[0]} after LoadStoredProposals, '
+                'which would leave the proposals where they were: make '
+                'LoadStoredProposals the last step before PackDetInputs.'
+            )
+        is_read = is_read or 'LoadStoredProposals' in names
 
 
 def _dicts(config) -> Iterator[dict]:

@@ -156,6 +156,9 @@ def read_mats(
         FileNotFoundError, ValueError: As in the two readers above, or files and images
             do not match.
     """
+    for path in image_paths:
+        if not Path(path).exists():
+            raise FileNotFoundError(f'There is no image or image folder {path}.')
     if not any(Path(path).is_dir() for path in image_paths):
         if len(files) != len(image_paths):
             raise ValueError(

@@ -207,17 +207,16 @@ def _write_boxes_header(file, total: int) -> None:
 
 
 def _put_in_place(writing: Path, path: Path) -> None:
+    # A folder that is not empty cannot be replaced in one step. What a stop between
+    # the two leaves as `.old` goes when the next store is in place.
     old = path.with_name(f'{path.name}.old')
-    if not path.exists():
-        os.replace(writing, path)
-        return
-    if old.exists():
-        shutil.rmtree(old)
-    # A folder that is not empty cannot be replaced in one step.
-    os.replace(path, old)
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(path, old)
     try:
         os.replace(writing, path)
     except BaseException:
-        os.replace(old, path)
+        if old.exists():
+            os.replace(old, path)
         raise
-    shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)

@@ -3,6 +3,8 @@
 R: proposals of one image.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
@@ -21,8 +23,11 @@ class LoadStoredProposals(BaseTransform):
     area is dropped. (MMDetection's own way, `ProposalBroadcaster`, resizes every
     image twice.) An image without boxes gets none and training goes on.
 
-    Required keys: img_id, ori_shape, img_shape, homography_matrix (optional: none
-    means that nothing moved), instances and gt_bboxes (both optional: the check).
+    An image is looked up by its id, or else by its file name without suffix.
+
+    Required keys: img_id, img_path, ori_shape, img_shape, homography_matrix
+    (optional: none means that nothing moved), instances and gt_bboxes (both
+    optional: the check).
     Added keys: proposals (R, 4) float32, x1, y1, x2, y2 in px of the transformed
     image, and proposals_scores (R,) float32, all 0 as `LoadProposals` has it.
 
@@ -40,7 +45,11 @@ class LoadStoredProposals(BaseTransform):
         self.store = ProposalStore(store)
 
     def transform(self, results: dict) -> dict:
-        boxes, (width, height) = self.store.get(results['img_id'])
+        img_id = results['img_id']
+        if img_id not in self.store and 'img_path' in results:
+            # COCO's ids are numbers; a store made from its images has file names.
+            img_id = Path(results['img_path']).stem
+        boxes, (width, height) = self.store.get(img_id)
         if (height, width) != tuple(results['ori_shape'][:2]):
             h, w = results['ori_shape'][:2]
             raise ValueError(

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,11 @@ import pytest
 from mmdet_ohem.proposal_store import write_store
 
 ROOT = Path(__file__).parent.parent
+
+
+def heed_interrupts() -> None:
+    """In a child: a shell that starts the tests in the background ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def start_tool(*command, **variables) -> subprocess.Popen:
@@ -24,6 +30,7 @@ def start_tool(*command, **variables) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
         env=dict(os.environ, PATH=path, OMP_NUM_THREADS='1', **variables),
     )
 

@@ -1,4 +1,4 @@
-"""Plain NumPy versions of what the package computes, written for reading."""
+"""Plain NumPy versions of what the package computes, and random boxes for it."""
 
 import numpy as np
 
@@ -25,3 +25,11 @@ def select_hard_rois(losses, boxes, num, nms_iou=0.7, labels=None) -> list[int]:
         if nms_iou is None or all(iou(boxes[k], boxes[i]) <= nms_iou for k in rivals):
             kept.append(i)
     return kept
+
+
+def random_boxes(rng, count, width, height):
+    """Boxes (count, 4) of at least 8 px a side, inside the image."""
+    corner = rng.uniform(0, 1, (count, 2)) * [width - 20, height - 20]
+    sides = rng.uniform(8, 0.7 * min(width, height), (count, 2))
+    far_corner = np.minimum(corner + sides, [width - 1, height - 1])
+    return np.concatenate([corner, far_corner], axis=1).astype(np.float32)

@@ -2,7 +2,7 @@ import cv2
 import pytest
 from PIL import Image
 
-from mmdet_ohem.image_folder import image_size, list_images
+from mmdet_ohem.image_folder import image_size, list_images, pick_images
 
 
 @pytest.mark.parametrize('orientation, size', [(1, (30, 20)), (6, (20, 30))])
@@ -36,3 +36,14 @@ def test_image_folders_and_images_that_are_none_are_named(tmp_path):
     (tmp_path / 'a.jpg').write_text('text')
     with pytest.raises(ValueError, match='a.jpg cannot be read'):
         image_size(tmp_path / 'a.jpg')
+
+
+def test_a_list_names_images_and_may_have_a_second_column(tmp_path):
+    for name in ('a', 'b', 'my image'):
+        (tmp_path / f'{name}.jpg').touch()
+    image_list = tmp_path / 'list.txt'
+    image_list.write_bytes(b'b  1\r\nmy image\r\n\r\n')  # as VOC's class lists
+    assert list(pick_images(tmp_path, [image_list])) == ['b', 'my image']
+    image_list.write_text('c\n')
+    with pytest.raises(ValueError, match="has no image 'c'"):
+        pick_images(tmp_path, [image_list])

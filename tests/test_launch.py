@@ -94,6 +94,24 @@ def test_a_transform_that_moves_boxes_unrecorded_is_named(scope, tmp_path):
             check(*pipelines)
 
 
+def test_proposals_read_before_the_image_is_resized_are_refused(tmp_path):
+    (tmp_path / 'list.txt').touch()
+    write_store(tmp_path / 'store', [('a', [[0, 0, 5, 5]], (9, 9))], source='by hand')
+    load = dict(type='mmdet_ohem.LoadStoredProposals', store=str(tmp_path / 'store'))
+    flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
+
+    def check(*pipeline):
+        dataset = dict(data_root=str(tmp_path), ann_file='list.txt', pipeline=pipeline)
+        check_data(Config(dict(train_dataloader=dict(dataset=dataset))), ('train',))
+
+    check(dict(type='Resize'), load, dict(type='PackDetInputs'))
+    check(dict(type='TestTimeAug', transforms=[flips, [load]]))
+    with pytest.raises(SystemExit, match='Resize after LoadStoredProposals'):
+        check(load, dict(type='mmdet.Resize'), dict(type='PackDetInputs'))
+    with pytest.raises(SystemExit, match='RandomFlip after LoadStoredProposals'):
+        check(dict(type='TestTimeAug', transforms=[[load], flips]))
+
+
 def test_a_missing_proposal_store_is_one_sentence(tmp_path):
     (tmp_path / 'list.txt').touch()
     load = dict(type='mmdet_ohem.LoadStoredProposals', store=str(tmp_path / 'gone'))

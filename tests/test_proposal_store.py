@@ -5,17 +5,10 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from reference import random_boxes
 from torch.utils.data import DataLoader
 
 from mmdet_ohem.proposal_store import ProposalStore, write_store
-
-
-def random_boxes(rng, count, width, height):
-    """Boxes (count, 4) of at least 8 px a side, inside the image."""
-    corner = rng.uniform(0, 1, (count, 2)) * [width - 20, height - 20]
-    sides = rng.uniform(8, 0.7 * min(width, height), (count, 2))
-    far_corner = np.minimum(corner + sides, [width - 1, height - 1])
-    return np.concatenate([corner, far_corner], axis=1).astype(np.float32)
 
 
 def test_store_gives_back_what_was_written(store):

@@ -4,19 +4,12 @@ import torch
 from mmdet.registry import TRANSFORMS
 from mmdet.utils import register_all_modules
 from mmengine.dataset import Compose
+from reference import random_boxes
 
 from mmdet_ohem.proposal_store import write_store
 from mmdet_ohem.proposals import LoadStoredProposals
 
 register_all_modules()
-
-
-def random_boxes(rng, count, width, height):
-    """Boxes (count, 4) of at least 8 px a side, inside the image."""
-    corner = rng.uniform(0, 1, (count, 2)) * [width - 20, height - 20]
-    sides = rng.uniform(8, 0.7 * min(width, height), (count, 2))
-    far_corner = np.minimum(corner + sides, [width - 1, height - 1])
-    return np.concatenate([corner, far_corner], axis=1).astype(np.float32)
 
 
 def test_missing_store_fails_when_the_pipeline_is_built(tmp_path):
@@ -72,6 +65,22 @@ def test_step_goes_on_where_an_image_has_no_boxes(store):
     results = LoadStoredProposals(str(store))(image_results(10, 20, img_id='zebra'))
     assert results['proposals'].shape == (0, 4)
     assert results['proposals_scores'].shape == (0,)
+
+
+def test_coco_images_are_found_by_their_file_names(tmp_path):
+    write_store(
+        tmp_path / 'coco',
+        [('000000000139', np.array([[1, 2, 30, 40]]), (64, 48))],
+        source='by hand',
+    )
+    results = dict(
+        img_id=139,
+        img_path='val2017/000000000139.jpg',
+        ori_shape=(48, 64),
+        img_shape=(48, 64),
+    )
+    loaded = LoadStoredProposals(str(tmp_path / 'coco')).transform(results)
+    np.testing.assert_array_equal(loaded['proposals'], [[1, 2, 30, 40]])
 
 
 def test_step_refuses_a_store_of_another_data_set(store):

@@ -8,6 +8,7 @@ without suffix, as in VOC's image lists.
 import argparse
 import shutil
 import sys
+import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -100,10 +101,13 @@ def prepare(args: argparse.Namespace) -> None:
     if args.command == 'selective-search':
         images = pick_images(args.images, args.ids)
         mode = 'quality' if args.quality else 'fast'
-        search_images(images, partial / mode, args.quality, args.workers)
+        # Images of another folder may have the same ids.
+        origin = zlib.crc32(str(Path(args.images).resolve()).encode())
+        found = partial / f'{mode}-{origin:08x}'
+        search_images(images, found, args.quality, args.workers)
         source = f'Selective Search, {mode}'
         proposals = (
-            (image, np.load(partial / mode / f'{img_id}.npy', allow_pickle=False))
+            (image, np.load(found / f'{img_id}.npy', allow_pickle=False))
             for img_id, image in images.items()
         )
     elif args.command == 'mat':
@@ -135,7 +139,7 @@ def main() -> None:
     try:
         prepare(args)
     except KeyboardInterrupt:
-        sys.exit('Interrupted; the same command goes on with what is left.')
+        sys.exit('Interrupted; selective-search goes on with what is left next time.')
     except BrokenProcessPool:
         sys.exit('A worker was killed (out of memory?): try with fewer --workers.')
     except (ImportError, OSError, ValueError) as error:
