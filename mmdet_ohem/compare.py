@@ -1,6 +1,7 @@
 """Train one config with several samplers and seeds, and tabulate what came out."""
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -70,25 +71,23 @@ class Run:
         neg_iou_thr = sampler.pop('neg_iou_thr')
         rcnn = dict(assigner=dict(neg_iou_thr=neg_iou_thr), sampler=sampler)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.config_file.write_text(
+        text = (
             f'_base_ = {str(Path(self.config).resolve())!r}\n'
             f'randomness = dict(seed={self.seed})\n'
             f'model = dict(train_cfg=dict(rcnn={rcnn!r}))\n'
             '# Evaluated once, after training.\n'
             'val_cfg = val_dataloader = val_evaluator = None\n'
         )
-        settings = Config.fromfile(self.config_file).to_dict() | dict(
-            cfg_options=list(cfg_options)
-        )
-        settings = json.dumps(settings, indent=1, default=str)
+        settings = Config.fromfile(self.config).to_dict()
+        settings = json.dumps([text, settings, list(cfg_options)], default=str)
         path = self.folder / 'settings.json'
-        if not path.exists():
-            path.write_text(settings)
-        elif path.read_text() != settings:
+        if path.exists() and path.read_text() != settings:
             raise RuntimeError(
                 f'{self.folder} holds a run of other settings (settings.json there): '
                 'choose another --work-dir, or remove the folder.'
             )
+        _write(self.config_file, text)
+        _write(path, settings)
 
     def losses(self) -> list[dict]:
         """What MMEngine logged of the training, the lines of every start."""
@@ -108,17 +107,15 @@ class Run:
                 f'The test of {self.name} gave {", ".join(scores)}, none of which is '
                 f'{" or ".join(METRICS)}.'
             )
+        seconds = [line['time'] for line in self.losses()]
         result = dict(
             sampler=self.sampler,
             seed=self.seed,
             mAP=scores[metric],
-            seconds_per_iteration=statistics.median(
-                line['time'] for line in self.losses()
-            ),
+            # A run shorter than the logger's interval logs none.
+            seconds_per_iteration=statistics.median(seconds or [math.nan]),
         )
-        partial = self.result_file.with_suffix('.partial')
-        partial.write_text(json.dumps(result))
-        os.replace(partial, self.result_file)
+        _write(self.result_file, json.dumps(result))
 
 
 def compare(
@@ -186,6 +183,12 @@ def compare(
     (Path(folder) / 'results.json').write_text(json.dumps(results, indent=2))
     (Path(folder) / 'table.md').write_text(table(results))
     return results
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f'{path.name}.partial')
+    partial.write_text(text)
+    os.replace(partial, path)
 
 
 def _start(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from mmengine.utils import track_iter_progress
+from tqdm import tqdm
 
 CLASSES = ('washer', 'nut', 'gear')
 # Hue in degrees: copper, verdigris and blued steel.
@@ -50,7 +50,7 @@ def generate(
         'train': [f'train_{i:04d}' for i in range(num_train)],
         'test': [f'test_{i:04d}' for i in range(num_test)],
     }
-    for image_id in track_iter_progress(ids['train'] + ids['test']):
+    for image_id in tqdm(ids['train'] + ids['test'], unit='image', mininterval=1):
         image, objects = draw_image(rng)
         cv2.imwrite(str(partial / 'JPEGImages' / f'{image_id}.jpg'), image)
         write_annotation(partial / 'Annotations' / f'{image_id}.xml', objects)

@@ -13,6 +13,13 @@ from mmdet_ohem.registry import MODELS
 _FROM_SCRATCH = dict(type='Kaiming', layer='Conv2d')
 
 
+def _check_frozen_stages(frozen_stages: int, most: int) -> None:
+    if not 0 <= frozen_stages <= most:
+        raise ValueError(
+            f'backbone.frozen_stages must lie in 0 to {most}, got {frozen_stages}.'
+        )
+
+
 @MODELS.register_module()
 class VGG16(VGG, BaseModule):
     """VGG16 up to conv5_3: (N, 3, H, W) to a tuple of one (N, 512, H', W').
@@ -30,6 +37,7 @@ class VGG16(VGG, BaseModule):
     def __init__(
         self, frozen_stages: int = 2, init_cfg: dict | list[dict] | None = None
     ) -> None:
+        _check_frozen_stages(frozen_stages, most=5)
         super().__init__(
             depth=16,
             out_indices=(4,),
@@ -72,6 +80,7 @@ class VGGCNNM1024(BaseModule):
     def __init__(
         self, frozen_stages: int = 1, init_cfg: dict | list[dict] | None = None
     ) -> None:
+        _check_frozen_stages(frozen_stages, most=5)
         super().__init__(init_cfg=init_cfg or _FROM_SCRATCH)
         self.conv1 = nn.Conv2d(3, 96, kernel_size=7, stride=2)
         self.conv2 = nn.Conv2d(96, 256, kernel_size=5, stride=2, padding=1)

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 from conftest import ROOT
@@ -54,6 +55,15 @@ def test_the_result_is_the_last_test_and_the_median_time(tmp_path):
     )
 
 
+def test_a_run_too_short_to_log_a_time_still_has_a_result(tmp_path):
+    run = write_logs(tmp_path, {'pascal_voc/mAP': 0.5})
+    (tmp_path / '20260101_000000' / 'vis_data' / 'scalars.json').write_text('')
+    run.save_result()
+    result = json.loads(run.result_file.read_text())
+    assert math.isnan(result['seconds_per_iteration'])
+    assert '| 0.500 | 0.500 to 0.500 | nan |' in table([result])
+
+
 def test_a_test_without_a_map_is_an_error(tmp_path):
     with pytest.raises(RuntimeError, match='ohem, seed 1 gave accuracy.*voc/mAP'):
         write_logs(tmp_path, dict(accuracy=1)).save_result()
@@ -64,6 +74,9 @@ def test_a_folder_of_other_settings_is_not_taken_for_ours(tmp_path):
     Run(CONFIG, 'ohem', 1, tmp_path).prepare(['optim_wrapper.optimizer.lr=0.01'])
     with pytest.raises(RuntimeError, match='other settings'):
         Run(CONFIG, 'ohem', 1, tmp_path).prepare(['optim_wrapper.optimizer.lr=0.02'])
+    with pytest.raises(RuntimeError, match='other settings'):
+        Run(CONFIG, 'random', 1, tmp_path).prepare(['optim_wrapper.optimizer.lr=0.01'])
+    assert 'OHEMSampler' in (tmp_path / 'run.py').read_text()
 
 
 def test_a_cascade_is_refused(tmp_path):

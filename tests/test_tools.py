@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import run_tool, small_config, start_tool
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 from mmdet_ohem.pictures import BACKGROUND, FOREGROUND, GROUND_TRUTH
 
@@ -90,6 +93,15 @@ def test_test_evaluates_the_checkpoint_in_a_new_process(trained, tmp_path):
 
 def test_tta_flips_proposals_too(trained, tmp_path):
     config, work_dir = trained
+    test_config = Config.fromfile(config)
+    init_default_scope('mmdet')
+    dataset = DATASETS.build(
+        test_config.test_dataloader.dataset | dict(pipeline=test_config.tta_pipeline)
+    )
+    flipped, plain = (sample.proposals.bboxes for sample in dataset[0]['data_samples'])
+    x1, y1, x2, y2 = plain.unbind(dim=1)
+    torch.testing.assert_close(flipped, torch.stack([400 - x2, y1, 400 - x1, y2], 1))
+
     run = run_tool(
         'tools/test.py',
         config,

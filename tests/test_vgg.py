@@ -177,3 +177,9 @@ def test_the_papers_detector_trains_and_predicts(name):
     for sample in results:
         assert len(sample.pred_instances) <= 100
         assert sample.pred_instances.bboxes.shape[1] == 4
+
+
+@pytest.mark.parametrize('backbone', [VGG16, VGGCNNM1024])
+def test_frozen_stages_out_of_range_are_named(backbone):
+    with pytest.raises(ValueError, match='backbone.frozen_stages.*0 to 5, got 6'):
+        backbone(frozen_stages=6)

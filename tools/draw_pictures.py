@@ -7,7 +7,7 @@ import mmcv
 import numpy as np
 from mmdet.apis import init_detector
 from mmdet.registry import DATASETS
-from mmengine.utils import track_progress
+from tqdm import tqdm
 
 from mmdet_ohem.launch import add_config_arguments, check_data, load_config
 from mmdet_ohem.pictures import draw_detections, draw_mined, montage
@@ -45,13 +45,12 @@ def main() -> None:
         dataset = DATASETS.build(cfg[f'{loop}_dataloader'].dataset)
         # Spread over the data set, always the same.
         indices = np.linspace(0, len(dataset) - 1, args.num, dtype=int)
-        pictures = track_progress(
-            lambda index, draw=draw, dataset=dataset: draw(detector, dataset, index),
-            indices.tolist(),
-        )
+        pictures = [
+            draw(detector, dataset, index) for index in tqdm(indices.tolist(), name)
+        ]
         path = Path(cfg.work_dir, f'{name}.png')
         mmcv.imwrite(montage(pictures)[..., ::-1], str(path))
-        print(f'\nWrote {path}.')
+        print(f'Wrote {path}.')
 
 
 if __name__ == '__main__':

@@ -19,7 +19,7 @@ def main() -> None:
         generate(args.root, args.num_train, args.num_test, args.seed)
     except FileExistsError as error:
         raise SystemExit(str(error)) from error
-    print(f'\nWrote {args.num_train} + {args.num_test} images to {args.root}.')
+    print(f'Wrote {args.num_train} + {args.num_test} images to {args.root}.')
 
 
 if __name__ == '__main__':
