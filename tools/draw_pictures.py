@@ -9,7 +9,8 @@ from mmdet.apis import init_detector
 from mmdet.registry import DATASETS
 from tqdm import tqdm
 
-from mmdet_ohem.launch import add_config_arguments, check_data, load_config
+from mmdet_ohem.check_data import check_data
+from mmdet_ohem.launch import add_config_arguments, load_config
 from mmdet_ohem.pictures import draw_detections, draw_mined, montage
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from mmengine.runner import Runner
 
+from mmdet_ohem.check_data import check_data
 from mmdet_ohem.launch import (
     add_config_arguments,
     add_launcher_arguments,
-    check_data,
     load_config,
 )
 
