@@ -24,6 +24,7 @@ def test_the_configs_are_there():
         f'fast_rcnn_{net}_{sampler}{data}.py'
         for net, datasets in (
             ('vgg16', ['voc07']),
+            ('vgg16_caffe', ['voc07']),
             ('vggm', ['voc07']),
             ('small', ['bccd', 'lookalikes']),
         )
@@ -89,14 +90,20 @@ def test_networks_of_voc07(name):
         assert model.backbone.type == 'mmdet_ohem.VGGCNNM1024'
         assert bbox_head.fc_out_channels == (4096, 1024)
         assert extractor.output_size == 6
-        assert caffe.items() <= dict(model.data_preprocessor).items()
     else:
         assert model.backbone.type == 'mmdet_ohem.VGG16'
         assert bbox_head.fc_out_channels == (4096, 4096)
         assert extractor.output_size == 7
-        assert model.backbone.init_cfg == bbox_head.init_cfg
+    if 'vggm' in name or 'caffe' in name:
+        weights = 'vgg_cnn_m_1024' if 'vggm' in name else 'vgg16_caffe'
+        assert model.backbone.init_cfg == dict(
+            type='mmdet_ohem.ConvertedWeights', checkpoint=f'checkpoints/{weights}.pth'
+        )
+        assert caffe.items() <= dict(model.data_preprocessor).items()
+    else:
+        assert model.backbone.init_cfg.type == 'mmdet_ohem.TorchvisionVGG16'
         assert model.data_preprocessor.bgr_to_rgb
-        assert caffe.items() <= dict(load(name).caffe_preprocessor).items()
+    assert model.backbone.init_cfg == bbox_head.init_cfg
 
 
 @pytest.mark.parametrize('name', VOC07)
@@ -114,8 +121,9 @@ def test_learning_rate_and_decay_of_every_parameter(name):
     fully_connected = ('fc6', 'fc7', 'fc_cls', 'fc_reg')
     seen = set()
     for parameter_name, parameter in detector.named_parameters():
-        if not parameter.requires_grad:  # conv1_1 to conv2_2
-            assert re.match(r'backbone\.features\.[0257]\.', parameter_name)
+        if not parameter.requires_grad:  # conv1_1 to conv2_2, or conv1
+            frozen = r'backbone\.(conv1|features\.[0257])\.'
+            assert re.match(frozen, parameter_name)
             continue
         layer, kind = parameter_name.split('.')[-2:]
         expected = (0.002 if kind == 'bias' else 0.001, 0.0005)
@@ -136,3 +144,9 @@ def test_the_dumped_config_reads_back(name, tmp_path: Path):
     assert type(dumped.model.train_cfg.rcnn.assigner.neg_iou_thr) is type(
         config.model.train_cfg.rcnn.assigner.neg_iou_thr
     )
+
+
+def test_the_experiments_page_names_configs_that_exist():
+    page = (ROOT / 'docs' / 'experiments.md').read_text()
+    names = set(re.findall(r'`(fast_rcnn_\w+_voc07)`', page))
+    assert {f'{name}.py' for name in names} == set(VOC07)

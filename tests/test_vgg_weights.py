@@ -8,7 +8,7 @@ from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 
 from mmdet_ohem.vgg import VGG16
-from mmdet_ohem.vgg_weights import TORCHVISION_VGG16
+from mmdet_ohem.vgg_weights import TORCHVISION_VGG16, TorchvisionVGG16
 
 # Index in torchvision's `features`, in and out channels, of the 13 convolutions.
 CONVS = [(0, 3, 64), (2, 64, 64), (5, 64, 128), (7, 128, 128), (10, 128, 256)]
@@ -229,3 +229,20 @@ def test_init_cfg_none_reads_no_file():
     backbone = VGG16(init_cfg=None)
     backbone.init_weights()
     assert backbone.features[0].weight.std() > 0
+
+
+def test_a_download_that_stops_half_way_leaves_nothing(tmp_path, monkeypatch):
+    half = tmp_path / 'served' / 'vgg16-397923af.pth'
+    half.parent.mkdir()
+    half.write_bytes(b'the first part')
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'cache'))
+    download = torch.hub.download_url_to_file
+    monkeypatch.setattr(
+        torch.hub,
+        'download_url_to_file',
+        lambda url, *args: download(half.as_uri(), *args, progress=False),
+    )
+    with pytest.raises(OSError, match='could not be downloaded.*put it at'):
+        TorchvisionVGG16()(VGG16())
+    assert list((tmp_path / 'cache').rglob('*.pth*')) == []

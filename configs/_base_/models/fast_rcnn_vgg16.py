@@ -16,8 +16,8 @@ data_preprocessor = dict(
     bgr_to_rgb=True,
     pad_size_divisor=1,
 )
-# The release's input, BGR and not divided: for weights converted from Caffe, set
-# `data_preprocessor=caffe_preprocessor` in the model below.
+# The release's input, BGR and not divided, for weights converted from Caffe
+# (fast_rcnn_vgg16_caffe.py).
 caffe_preprocessor = dict(
     type='DetDataPreprocessor',
     mean=[102.9801, 115.9465, 122.7717],
