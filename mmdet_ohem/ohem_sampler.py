@@ -1,21 +1,16 @@
 """OHEMSampler: hands a RoI head's proposals to mining.py, returns a SamplingResult."""
 
 import warnings
+from dataclasses import dataclass
 
 import torch
 from mmdet.models.task_modules import AssignResult, SamplingResult
-from mmdet.structures.bbox import bbox2roi, cat_boxes, get_box_tensor
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmdet_ohem.mining import (
-    check_nms_iou,
-    check_num,
-    loss_per_roi,
-    read_only,
-    select_hard_rois,
-)
+from mmdet_ohem.mining import check_nms_iou, check_num, select_hard_rois
 from mmdet_ohem.registry import TASK_UTILS
+from mmdet_ohem.roi_losses import Candidates, candidate_losses, find_candidates
 
 # Keys of MMDetection's own samplers. A config that changes `type` alone inherits them;
 # hard example mining has no ratio and no bins for them to set.
@@ -34,6 +29,21 @@ MEANINGLESS_KEYS = {
     'score_thr',
     'iou_thr',  # ScoreHLRSampler
 }
+
+
+@dataclass
+class Mining:
+    """How the RoIs of an image were ranked.
+
+    Args:
+        candidates: the R RoIs that took part.
+        losses: (R,) float32, the loss that ranks each.
+        mined: (K,) int64, into the two, in order of falling loss.
+    """
+
+    candidates: Candidates
+    losses: Tensor
+    mined: Tensor
 
 
 @TASK_UTILS.register_module()
@@ -96,7 +106,10 @@ class OHEMSampler:
         self.context = context
         # Cascade heads build their samplers stage by stage and say which one it is.
         self.stage = context.current_stage if hasattr(context, 'num_stages') else None
-        _check_background_bound(self._of_stage(context.bbox_assigner), self.stage)
+        assigner = context.bbox_assigner
+        _check_background_bound(
+            assigner if self.stage is None else assigner[self.stage], self.stage
+        )
 
     def sample(
         self,
@@ -116,27 +129,23 @@ class OHEMSampler:
             feats: the image's feature maps, each (1, C, H, W).
 
         Returns:
-            The mined RoIs. Its attribute ``losses`` (K,) float32 holds the loss that
-            ranked each, in the order of its ``priors``.
+            The mined RoIs, foreground first. Its attribute ``losses`` (K,) float32
+            holds the loss that ranked each, in the order of its ``priors``; its
+            attribute ``mining`` the whole ranking.
         """
-        priors, gt_flags = self._add_gt(assign_result, pred_instances, gt_instances)
-        gt_bboxes = gt_instances.bboxes
-        pos_inds, neg_inds = _candidates(assign_result, priors, gt_bboxes)
-
-        def sampling_result(pos_inds: Tensor, neg_inds: Tensor) -> SamplingResult:
-            return SamplingResult(
-                pos_inds, neg_inds, priors, gt_bboxes, assign_result, gt_flags
-            )
-
-        candidates = sampling_result(pos_inds, neg_inds)
-        losses = self._losses(candidates, feats)
+        candidates = find_candidates(
+            assign_result, pred_instances, gt_instances, self.add_gt_as_proposals
+        )
+        losses = candidate_losses(
+            self.context, candidates, feats, self.stage, self.readonly_dropout
+        )
         try:
             mined = select_hard_rois(
                 losses,
-                get_box_tensor(candidates.priors),
+                candidates.boxes,
                 self.num,
                 self.nms_iou,
-                _labels(candidates) if self.nms_per_label else None,
+                candidates.labels if self.nms_per_label else None,
             )
         except ValueError as error:
             raise ValueError(
@@ -144,48 +153,11 @@ class OHEMSampler:
                 'Training has diverged: lower optim_wrapper.optimizer.lr or set '
                 'optim_wrapper.clip_grad.'
             ) from error
-        num_pos = len(pos_inds)
-        mined_pos, mined_neg = mined[mined < num_pos], mined[mined >= num_pos]
-        result = sampling_result(pos_inds[mined_pos], neg_inds[mined_neg - num_pos])
-        result.losses = losses[torch.cat([mined_pos, mined_neg])]
+        result = candidates.sampling_result(mined)
+        is_foreground = mined < len(candidates.pos_inds)
+        result.losses = losses[torch.cat([mined[is_foreground], mined[~is_foreground]])]
+        result.mining = Mining(candidates, losses, mined)
         return result
-
-    def _add_gt(self, assign_result, pred_instances, gt_instances):
-        """Put the ground truth before the proposals, as MMDetection's samplers do."""
-        priors, gt_bboxes = pred_instances.priors, gt_instances.bboxes
-        gt_flags = get_box_tensor(priors).new_zeros(len(priors), dtype=torch.uint8)
-        if not self.add_gt_as_proposals or len(gt_bboxes) == 0:
-            return priors, gt_flags
-        if not isinstance(priors, Tensor) and not isinstance(gt_bboxes, Tensor):
-            gt_bboxes = gt_bboxes.convert_to(type(priors))
-        assign_result.add_gt_(gt_instances.labels)
-        gt_flags = torch.cat([gt_flags.new_ones(len(gt_bboxes)), gt_flags])
-        return cat_boxes([gt_bboxes, priors]), gt_flags
-
-    def _losses(self, candidates: SamplingResult, feats: list[Tensor]) -> Tensor:
-        """The read-only pass: (R,) float32, the head's loss for each RoI."""
-        num_pos, num_rois = len(candidates.pos_inds), len(candidates.priors)
-        if num_rois == 0:
-            return feats[0].new_zeros(0, dtype=torch.float32)
-        bbox_head = self._of_stage(self.context.bbox_head)
-        rois = bbox2roi([candidates.priors])
-        stage = () if self.stage is None else (self.stage,)
-        with read_only(self.context, dropout=self.readonly_dropout):
-            outputs = self.context._bbox_forward(*stage, feats, rois)
-            targets = bbox_head.get_targets(
-                [candidates], self._of_stage(self.context.train_cfg)
-            )
-            losses = bbox_head.loss(
-                outputs['cls_score'],
-                outputs['bbox_pred'],
-                rois,
-                *targets,
-                reduction_override='none',
-            )
-            return loss_per_roi(losses, num_rois, num_pos)
-
-    def _of_stage(self, per_stage):
-        return per_stage if self.stage is None else per_stage[self.stage]
 
 
 def _check_inherited(inherited: dict) -> None:
@@ -219,43 +191,3 @@ def _check_background_bound(assigner, stage: int | None) -> None:
             f'any object is never seen; the paper sets it to {bound[1]}.',
             stacklevel=3,
         )
-
-
-def _candidates(
-    assign_result: AssignResult, priors, gt_bboxes
-) -> tuple[Tensor, Tensor]:
-    """(P,) and (R - P,) int64, the RoIs assigned to an object and to background.
-
-    A RoI without area, or assigned to an object without area, takes no part: box
-    targets divide by the one and take the logarithm of the other.
-
-    Raises:
-        ValueError: a box is NaN or infinite (the assigner would quietly ignore it).
-    """
-    priors, gt_bboxes = get_box_tensor(priors), get_box_tensor(gt_bboxes)
-    finite = priors.isfinite().all(dim=1)
-    if not finite.all():
-        box = priors[~finite][0].tolist()
-        raise ValueError(
-            f'mmdet_ohem.OHEMSampler got {int((~finite).sum())} of {len(priors)} RoIs '
-            f'with a NaN or infinite coordinate, such as {box}; look at the proposals '
-            'and the ground truth of this image, or, if a network makes the proposals, '
-            'lower optim_wrapper.optimizer.lr.'
-        )
-    has_area = _has_area(priors)
-    pos_inds = (has_area & (assign_result.gt_inds > 0)).nonzero().flatten()
-    neg_inds = (has_area & (assign_result.gt_inds == 0)).nonzero().flatten()
-    if len(pos_inds) > 0:
-        gt_inds = assign_result.gt_inds[pos_inds] - 1
-        pos_inds = pos_inds[_has_area(gt_bboxes)[gt_inds]]
-    return pos_inds, neg_inds
-
-
-def _has_area(boxes: Tensor) -> Tensor:
-    return (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-
-
-def _labels(candidates: SamplingResult) -> Tensor:
-    """(R,) int64, the class of each RoI, -1 for background."""
-    background = candidates.neg_inds.new_full((len(candidates.neg_inds),), -1)
-    return torch.cat([candidates.pos_gt_labels, background])
