@@ -1,7 +1,8 @@
 """RoI max pooling with Caffe's rounding, as Fast R-CNN has it.
 
 N: images, C: channels, H x W: feature map, R: RoIs, K: RoIs that still differ
-after rounding, P: bins along a side, B = K * P * P: bins, M: cells in all bins.
+after rounding, P: bins along a side, B = K * P * P: bins, M: cells in all bins,
+L: powers of two that a bin can hold along one axis.
 """
 
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ def caffe_roi_pool(
     in 7 bins. Here the edges are integers, and the pooling itself is PyTorch's
     `embedding_bag`, which takes the maximum of arbitrary sets of rows on a CPU
     and on a GPU, 0 for an empty set, with the gradient going to the maximum.
+    Without a gradient, as in the read-only pass over all RoIs, the same maxima
+    come five times faster from `_max_of_bins`.
 
     Args:
         feats (Tensor): (N, C, H, W), any floating-point dtype.
@@ -42,27 +45,22 @@ def caffe_roi_pool(
     Returns:
         Tensor: (R, C, P, P) in the dtype of `feats`.
     """
-    channels, height, width = feats.shape[1:]
+    cells = _round(rois, spatial_scale)
+    if torch.is_grad_enabled() and feats.requires_grad:
+        # Coinciding RoIs once: the gradient of the pooling is its larger part.
+        cells, inverse = cells.unique(dim=0, return_inverse=True)
+        pooled = _max_with_gradient(feats, *_bins(cells, output_size, feats))
+        pooled = pooled.index_select(0, inverse)
+    else:
+        pooled = _max_of_bins(feats, *_bins(cells, output_size, feats))
+    return pooled.unflatten(2, (output_size, output_size))
+
+
+def _round(rois: Tensor, spatial_scale: float) -> Tensor:
+    """(R, 5) int64, image, and first and last column and row of cells: RoIs of equal
+    rows have equal features."""
     corners = _round_half_away(rois[:, 1:].float() * spatial_scale)
-    cells = torch.cat([rois[:, :1], corners], dim=1).long()
-    # About a quarter of an image's proposals coincide once they are rounded.
-    cells, inverse = cells.unique(dim=0, return_inverse=True)
-
-    image, x1, y1, x2, y2 = cells.unbind(dim=1)
-    left, bin_width = _bins(x1, x2, output_size, width)
-    top, bin_height = _bins(y1, y2, output_size, height)
-    first_cell = (image[:, None] * height + top)[:, :, None] * width + left[:, None, :]
-    indices, offsets = _cells_of_bins(
-        first_cell.flatten(),
-        bin_height[:, :, None].expand_as(first_cell).flatten(),
-        bin_width[:, None, :].expand_as(first_cell).flatten(),
-        row_stride=width,
-    )
-
-    rows = feats.permute(0, 2, 3, 1).reshape(-1, channels)
-    pooled = F.embedding_bag(indices, rows, offsets, mode='max')
-    pooled = pooled.view(-1, output_size, output_size, channels)
-    return pooled.permute(0, 3, 1, 2).index_select(0, inverse)
+    return torch.cat([rois[:, :1], corners], dim=1).long()
 
 
 def _round_half_away(x: Tensor) -> Tensor:
@@ -71,7 +69,19 @@ def _round_half_away(x: Tensor) -> Tensor:
     return whole + x.sign() * ((x - whole).abs() >= 0.5)
 
 
-def _bins(
+def _bins(cells: Tensor, num_bins: int, feats: Tensor) -> tuple[Tensor, ...]:
+    """The image (K,) of RoIs (K, 5) in cells, and the bins along both axes of its
+    feature map, each (K, P): first column, columns, first row, rows."""
+    height, width = feats.shape[2:]
+    image, x1, y1, x2, y2 = cells.unbind(dim=1)
+    return (
+        image,
+        *_bins_along(x1, x2, num_bins, width),
+        *_bins_along(y1, y2, num_bins, height),
+    )
+
+
+def _bins_along(
     start: Tensor, end: Tensor, num_bins: int, map_size: int
 ) -> tuple[Tensor, Tensor]:
     """First cell and number of cells, both (K, P), of the bins along one axis.
@@ -85,6 +95,31 @@ def _bins(
     stop = start[:, None] - (-(i + 1) * size // num_bins)
     first, stop = first.clamp(0, map_size), stop.clamp(0, map_size)
     return first, (stop - first).clamp(min=0)
+
+
+def _max_with_gradient(
+    feats: Tensor,
+    image: Tensor,
+    left: Tensor,
+    bin_width: Tensor,
+    top: Tensor,
+    bin_height: Tensor,
+) -> Tensor:
+    """The maximum of every bin, 0 where it has no cells: (K, C, P * P).
+
+    `image` is (K,), the other four are (K, P), from `_bins`.
+    """
+    channels, height, width = feats.shape[1:]
+    first_cell = (image[:, None] * height + top)[:, :, None] * width + left[:, None, :]
+    indices, offsets = _cells_of_bins(
+        first_cell.flatten(),
+        bin_height[:, :, None].expand_as(first_cell).flatten(),
+        bin_width[:, None, :].expand_as(first_cell).flatten(),
+        row_stride=width,
+    )
+    rows = feats.permute(0, 2, 3, 1).reshape(-1, channels)
+    pooled = F.embedding_bag(indices, rows, offsets, mode='max')
+    return pooled.view(len(image), left.shape[1] ** 2, channels).transpose(1, 2)
 
 
 def _cells_of_bins(
@@ -101,6 +136,88 @@ def _cells_of_bins(
     cell_width = bin_width[bin_of_cell]
     row, column = nth // cell_width, nth % cell_width
     return first_cell[bin_of_cell] + row * row_stride + column, offsets
+
+
+def _max_of_bins(
+    feats: Tensor,
+    image: Tensor,
+    left: Tensor,
+    bin_width: Tensor,
+    top: Tensor,
+    bin_height: Tensor,
+) -> Tensor:
+    """As `_max_with_gradient`, by four lookups a bin.
+
+    A table holds, for every cell, the maximum over the 2^i x 2^j cells that begin
+    there (a sparse table, which answers range-maximum queries). A bin is the union of
+    four such windows in its corners, which may overlap: to a maximum they may.
+    """
+    channels, height, width = feats.shape[1:]
+    num_rois, num_bins = left.shape
+    if num_rois == 0:
+        return feats.new_zeros(0, channels, num_bins**2)
+    log_width, log_height = _floor_log2(bin_width), _floor_log2(bin_height)
+    widths, heights = int(log_width.max()) + 1, int(log_height.max()) + 1
+    table = _window_maxima(feats.detach().permute(0, 2, 3, 1), heights, widths)
+
+    window = log_height[:, :, None] * widths + log_width[:, None, :]
+    map_start = (window * len(feats) + image[:, None, None]) * (height * width)
+    corners = [
+        (map_start + row[:, :, None] * width + column[:, None, :]).flatten(1)
+        for row in _ends(top, bin_height, log_height, height)
+        for column in _ends(left, bin_width, log_width, width)
+    ]
+    empty = (bin_height == 0)[:, :, None] | (bin_width == 0)[:, None, :]
+
+    pooled = feats.new_empty(num_rois, channels, num_bins**2)
+    # Few RoIs at a time stay in the cache: 6 MB for 64 of VGG16.
+    for start in range(0, num_rois, 64):
+        some = slice(start, start + 64)
+        first, *others = (corner[some].flatten() for corner in corners)
+        maxima = table.index_select(0, first)
+        for other in others:
+            torch.maximum(maxima, table.index_select(0, other), out=maxima)
+        maxima[empty[some].flatten()] = 0
+        pooled[some] = maxima.unflatten(0, (-1, num_bins**2)).transpose(1, 2)
+    return pooled
+
+
+def _floor_log2(count: Tensor) -> Tensor:
+    """floor(log2(count)) of whole numbers, 0 of 0."""
+    return torch.frexp(count.clamp(min=1).float()).exponent.long() - 1
+
+
+def _window_maxima(cells: Tensor, heights: int, widths: int) -> Tensor:
+    """Maxima of cells (N, H, W, C) over the window of 2^i x 2^j cells that begins at
+    each: (L * L * N * H * W, C) for i below `heights` and j below `widths`.
+
+    Where a window leaves the map the value means nothing, and no bin asks for it.
+    """
+    table = cells.new_empty(heights, widths, *cells.shape)
+    table[0, 0] = cells
+    for i in range(heights):
+        for j in range(widths):
+            if i > 0:
+                half, step, axis = table[i - 1, j], 2 ** (i - 1), 1
+            elif j > 0:
+                half, step, axis = table[i, j - 1], 2 ** (j - 1), 2
+            else:
+                continue
+            inside = half.shape[axis] - step
+            table[i, j] = half
+            torch.maximum(
+                half.narrow(axis, 0, inside),
+                half.narrow(axis, step, inside),
+                out=table[i, j].narrow(axis, 0, inside),
+            )
+    return table.flatten(0, -2)
+
+
+def _ends(first: Tensor, count: Tensor, log: Tensor, map_size: int) -> list[Tensor]:
+    """Where the windows of 2^log cells begin that cover `count` cells from `first`, of
+    which the one starts, the other ends with them."""
+    last = first + count - 2**log
+    return [start.clamp(0, map_size - 1) for start in (first, last)]
 
 
 class CaffeRoIPool(nn.Module):
@@ -159,3 +276,17 @@ class RoIPoolExtractor(BaseRoIExtractor):
         if roi_scale_factor is not None:
             rois = self.roi_rescale(rois, roi_scale_factor)
         return self.roi_layers[0](feats[0], rois)
+
+    def distinct(self, rois: Tensor) -> tuple[Tensor, Tensor]:
+        """RoIs (K, 5) whose features differ, and (R,) int64, which of them has the
+        features of each of `rois` (R, 5).
+
+        The release makes use of it at test time: of an image's proposals about a
+        quarter coincide on the grid of stride 16.
+        """
+        rounded = _round(rois, self.roi_layers[0].spatial_scale)
+        distinct, inverse = rounded.unique(dim=0, return_inverse=True)
+        first = inverse.new_full((len(distinct),), len(rois)).scatter_reduce(
+            0, inverse, torch.arange(len(rois), device=rois.device), 'amin'
+        )
+        return rois[first], inverse

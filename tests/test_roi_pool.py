@@ -51,16 +51,19 @@ def random_rois(generator, num, num_images):
 
 
 @pytest.mark.parametrize('output_size', [1, 2, 6, 7])
-@pytest.mark.parametrize('stride', [8, 16])
-def test_equals_plain_loops(output_size, stride):
+@pytest.mark.parametrize('stride', [2, 8, 16])
+@pytest.mark.parametrize('with_gradient', [True, False])
+def test_equals_plain_loops(output_size, stride, with_gradient):
     seed = 10 * output_size + stride
     print('seed', seed)
     generator = torch.Generator().manual_seed(seed)
     # All below 0: a bin without cells must be 0 and not the largest value.
     feats = -torch.rand(2, 3, 200 // stride, 300 // stride, generator=generator)
     rois = random_rois(generator, 60, num_images=2)
+    feats.requires_grad_(with_gradient)
     pooled = caffe_roi_pool(feats, rois, output_size, 1 / stride)
-    expected = pool_by_loops(feats, rois, output_size, 1 / stride)
+    assert pooled.requires_grad == with_gradient
+    expected = pool_by_loops(feats.detach(), rois, output_size, 1 / stride)
     assert (expected == 0).any() and (expected < 0).any()
     assert torch.equal(pooled, expected)
 
@@ -79,13 +82,15 @@ def test_corners_round_half_away_from_zero():
     assert pooled[0, 0, 0].tolist() == [0, 1]
 
 
-def test_bin_edges_of_every_width():
+@pytest.mark.parametrize('with_gradient', [True, False])
+def test_bin_edges_of_every_width(with_gradient):
     """Widths 1 to 160. In float32 some edges would cross an integer: 57 / 7 * 7.
 
     Each cell holds its place, 1 to 160, so that the maximum names the last cell
     of a bin, and the maximum of the negated map the first.
     """
     feats = torch.arange(160.0).view(1, 1, 1, 160) + 1
+    feats.requires_grad_(with_gradient)
     for output_size in (6, 7):
         start, size = torch.meshgrid(
             torch.arange(-20, 20), torch.arange(1, 161), indexing='ij'
@@ -201,3 +206,27 @@ def test_roi_scale_factor_grows_rois_about_their_centre():
 def test_several_strides_are_refused():
     with pytest.raises(ValueError, match='featmap_strides'):
         RoIPoolExtractor(featmap_strides=[8, 16])
+
+
+def test_rounding_may_come_before_the_maximum():
+    """Rounding keeps the order: features in bfloat16 give the maxima in bfloat16."""
+    generator = torch.Generator().manual_seed(0)
+    feats = torch.randn(1, 3, 12, 18, generator=generator)
+    rois = random_rois(generator, 40, num_images=1)
+    exact = caffe_roi_pool(feats, rois, output_size=7, spatial_scale=1 / 16)
+    rounded = caffe_roi_pool(feats.bfloat16(), rois, 7, 1 / 16)
+    assert torch.equal(rounded, exact.bfloat16())
+
+
+def test_distinct_rois_stand_for_all():
+    generator = torch.Generator().manual_seed(0)
+    feats = torch.randn(2, 3, 12, 18, generator=generator)
+    rois = random_rois(generator, 40, num_images=2)
+    near = rois + torch.tensor([0, 1, 1, 1, 1])  # many round to the same cells
+    rois = torch.cat([rois, near, rois])
+    extractor = RoIPoolExtractor(output_size=3, out_channels=3)
+    distinct, which = extractor.distinct(rois)
+    assert 40 <= len(distinct) < 80
+    assert len(distinct) == len({tuple(row) for row in distinct.tolist()})
+    features = extractor((feats,), distinct)
+    assert torch.equal(features[which], extractor((feats,), rois))
