@@ -201,8 +201,8 @@ def loss_per_roi(losses: dict[str, Tensor], num_rois: int, num_pos: int) -> Tens
             continue
         if not isinstance(value, Tensor):
             raise ValueError(
-                f'The bbox head returned {key!r} as {type(value).__name__}, where hard '
-                'example mining ranks by one tensor per loss.'
+                f'roi_head.bbox_head.{_config_key(key)} returned {key!r} as '
+                f'{type(value).__name__}, where hard example mining ranks by a tensor.'
             )
         if total is None:
             total = value.new_zeros(num_rois, dtype=torch.float32)
@@ -215,10 +215,10 @@ def loss_per_roi(losses: dict[str, Tensor], num_rois: int, num_pos: int) -> Tens
             total += value.float().reshape(num_rois, -1).sum(dim=1)
         else:
             raise ValueError(
-                f'roi_head.bbox_head.{key} has shape {tuple(value.shape)} for '
-                f'{num_rois} RoIs, {num_pos} of them foreground: it cannot be told '
-                'apart by RoI, so hard example mining cannot rank by it; use a loss '
-                "that honours reduction_override='none'."
+                f'roi_head.bbox_head.{_config_key(key)} has shape '
+                f'{tuple(value.shape)} for {num_rois} RoIs, {num_pos} of them '
+                'foreground: it cannot be told apart by RoI, so hard example mining '
+                "cannot rank by it; use a loss that honours reduction_override='none'."
             )
     if total is None:
         raise ValueError(
@@ -226,6 +226,11 @@ def loss_per_roi(losses: dict[str, Tensor], num_rois: int, num_pos: int) -> Tens
             f'{sorted(losses)}.'
         )
     return total
+
+
+def _config_key(loss_name: str) -> str:
+    """Seesaw, one loss in a config, returns loss_cls_objectness and _classes."""
+    return 'loss_cls' if loss_name.startswith('loss_cls') else loss_name
 
 
 @contextmanager

@@ -1,9 +1,16 @@
 """OHEMSampler: hands a RoI head's proposals to mining.py, returns a SamplingResult."""
 
+import inspect
 import warnings
 from dataclasses import dataclass
 
 import torch
+from mmdet.models.roi_heads import (
+    MultiInstanceRoIHead,
+    PISARoIHead,
+    PointRendRoIHead,
+    SparseRoIHead,
+)
 from mmdet.models.task_modules import AssignResult, SamplingResult
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -28,6 +35,13 @@ MEANINGLESS_KEYS = {
     'bias',
     'score_thr',
     'iou_thr',  # ScoreHLRSampler
+}
+
+UNFIT_ROI_HEADS = {
+    SparseRoIHead: 'trains on every one of its learned proposals',
+    # CrowdDet
+    MultiInstanceRoIHead: 'gives one loss for all RoIs, even with '
+    "reduction_override='none'",
 }
 
 
@@ -58,7 +72,7 @@ class OHEMSampler:
 
     It stands in ``train_cfg.rcnn.sampler`` (for Cascade R-CNN: of any stage) in place
     of any of MMDetection's samplers, whose keys without a meaning here are ignored
-    with a warning.
+    with a warning. docs/detectors.md lists the RoI heads that it works with.
 
     Args:
         num: RoIs per image, B/N in the paper (128/2 = 64).
@@ -75,14 +89,14 @@ class OHEMSampler:
 
     Raises:
         TypeError, ValueError: when built, for a key that no sampler has, a wrong type
-            or a value out of range, or a ``context`` that has no bbox head. The
+            or a value out of range, or a ``context`` that has no loss to rank by. The
             message names the key.
     """
 
     def __init__(
         self,
         num: int,
-        context: nn.Module,
+        context: nn.Module | None = None,
         nms_iou: float | None = 0.7,
         nms_per_label: bool = False,
         add_gt_as_proposals: bool = True,
@@ -92,12 +106,7 @@ class OHEMSampler:
         check_num(num)
         check_nms_iou(nms_iou)
         _check_inherited(inherited)
-        if not hasattr(context, 'bbox_head'):
-            raise TypeError(
-                'mmdet_ohem.OHEMSampler mines RoIs by the loss of a RoI head, but '
-                f'{type(context).__name__} has no bbox_head; set it in train_cfg.rcnn.'
-                'sampler and keep RandomSampler in train_cfg.rpn.sampler.'
-            )
+        _check_has_losses(context)
         self.num = num
         self.nms_iou = nms_iou
         self.nms_per_label = nms_per_label
@@ -110,6 +119,8 @@ class OHEMSampler:
         _check_background_bound(
             assigner if self.stage is None else assigner[self.stage], self.stage
         )
+        if isinstance(context, PointRendRoIHead):
+            context.mask_head.register_forward_pre_hook(_refuse_no_foreground)
 
     def sample(
         self,
@@ -118,7 +129,7 @@ class OHEMSampler:
         gt_instances: InstanceData,
         feats: list[Tensor],
         **kwargs,
-    ) -> SamplingResult:
+    ) -> SamplingResult | tuple[SamplingResult, None]:
         """Mine one image.
 
         Args:
@@ -131,33 +142,83 @@ class OHEMSampler:
         Returns:
             The mined RoIs, foreground first. Its attribute ``losses`` (K,) float32
             holds the loss that ranked each, in the order of its ``priors``; its
-            attribute ``mining`` the whole ranking.
+            attribute ``mining`` the whole ranking. For PISA's RoI head: this and None,
+            for it unpacks a pair, the second being weights for the background.
+
+        Raises:
+            ValueError: a loss of the head stays reduced (the message names its key), or
+                a loss or a box is NaN or infinite.
         """
         candidates = find_candidates(
             assign_result, pred_instances, gt_instances, self.add_gt_as_proposals
         )
+        mined, losses = self._rank(candidates, feats)
+        result = candidates.sampling_result(mined)
+        is_foreground = mined < len(candidates.pos_inds)
+        result.losses = losses[torch.cat([mined[is_foreground], mined[~is_foreground]])]
+        result.mining = Mining(candidates, losses, mined)
+        return (result, None) if isinstance(self.context, PISARoIHead) else result
+
+    def _rank(self, candidates: Candidates, feats: list[Tensor]):
+        """(K,) int64, the mined candidates, and (R,) float32, the loss of each."""
+        labels = candidates.labels if self.nms_per_label else None
+        choice = (self.num, self.nms_iou, labels)
         losses = candidate_losses(
             self.context, candidates, feats, self.stage, self.readonly_dropout
         )
         try:
-            mined = select_hard_rois(
-                losses,
-                candidates.boxes,
-                self.num,
-                self.nms_iou,
-                candidates.labels if self.nms_per_label else None,
-            )
+            return select_hard_rois(losses, candidates.boxes, *choice), losses
         except ValueError as error:
             raise ValueError(
                 f'mmdet_ohem.OHEMSampler cannot rank the RoIs of an image: {error} '
                 'Training has diverged: lower optim_wrapper.optimizer.lr or set '
                 'optim_wrapper.clip_grad.'
             ) from error
-        result = candidates.sampling_result(mined)
-        is_foreground = mined < len(candidates.pos_inds)
-        result.losses = losses[torch.cat([mined[is_foreground], mined[~is_foreground]])]
-        result.mining = Mining(candidates, losses, mined)
-        return result
+
+
+def _check_has_losses(context: nn.Module | None) -> None:
+    """Refuse what has no loss for each RoI."""
+    name = 'what builds it' if context is None else type(context).__name__
+    if not hasattr(context, 'bbox_head'):
+        raise TypeError(
+            'mmdet_ohem.OHEMSampler mines RoIs by the loss of a RoI head, but '
+            f'{name} has no bbox_head; set it in train_cfg.rcnn.sampler, keep '
+            'RandomSampler in train_cfg.rpn.sampler, and for a one-stage detector wrap '
+            'the loss in mmdet_ohem.OHEMLoss.'
+        )
+    for roi_head, reason in UNFIT_ROI_HEADS.items():
+        if isinstance(context, roi_head):
+            raise TypeError(
+                f'mmdet_ohem.OHEMSampler cannot mine for {name}, which {reason}; keep '
+                "the sampler of the detector's own config in train_cfg.rcnn.sampler."
+            )
+    bbox_heads = context.bbox_head
+    for bbox_head in [bbox_heads] if hasattr(bbox_heads, 'loss') else bbox_heads:
+        if not _takes(bbox_head.loss, 'reduction_override'):
+            raise TypeError(
+                'mmdet_ohem.OHEMSampler ranks RoIs by the loss of each, but '
+                f'{type(bbox_head).__name__}.loss() has no argument reduction_override '
+                "to ask for it, as that of MMDetection's BBoxHead has; add it to your "
+                'roi_head.bbox_head, or keep RandomSampler in train_cfg.rcnn.sampler.'
+            )
+
+
+def _takes(function, keyword: str) -> bool:
+    parameters = inspect.signature(function).parameters
+    return keyword in parameters or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
+
+
+def _refuse_no_foreground(mask_head: nn.Module, args: tuple[Tensor]) -> None:
+    """PointRend's own word for it is a bare assert."""
+    if mask_head.training and len(args[0]) == 0:
+        raise ValueError(
+            'PointRendRoIHead cannot train on a batch without foreground, and none of '
+            'the RoIs that mmdet_ohem.OHEMSampler mined in this one is foreground; '
+            'raise train_cfg.rcnn.sampler.num, or leave images without objects out of '
+            'the training set (dataset.filter_cfg.filter_empty_gt=True).'
+        )
 
 
 def _check_inherited(inherited: dict) -> None:

@@ -134,13 +134,17 @@ def candidate_losses(
     """Run the RoI head on all candidates of an image without a trace.
 
     Args:
-        roi_head: of MMDetection, with ``bbox_head`` and ``_bbox_forward``.
+        roi_head: of MMDetection, with ``bbox_head`` and ``_bbox_forward``; its bbox
+            head's ``loss`` takes ``reduction_override``.
         feats: the image's feature maps, each (1, C, H, W).
         stage: which one, of a cascade.
         dropout: draw dropout masks, as the authors' release does.
 
     Returns:
         (R,) float32, classification plus box loss of each candidate.
+
+    Raises:
+        ValueError: a loss stays reduced; the message names its key.
     """
     if len(candidates) == 0:
         return feats[0].new_zeros(0, dtype=torch.float32)
@@ -151,7 +155,9 @@ def candidate_losses(
     sampling_result = candidates.sampling_result()
     rois = bbox2roi([sampling_result.priors])
     with read_only(roi_head, dropout=dropout):
-        outputs = roi_head._bbox_forward(*stage_args, feats, rois)
+        outputs = roi_head._bbox_forward(
+            *stage_args, feats, rois, **_image_features(roi_head, feats)
+        )
         targets = bbox_head.get_targets([sampling_result], train_cfg)
         losses = bbox_head.loss(
             outputs['cls_score'],
@@ -161,3 +167,14 @@ def candidate_losses(
             reduction_override='none',
         )
         return loss_per_roi(losses, len(candidates), len(candidates.pos_inds))
+
+
+def _image_features(roi_head: nn.Module, feats: list[Tensor]) -> dict[str, Tensor]:
+    """What HTC and SCNet add to the features of a RoI: they compute it themselves for
+    the training pass, but hand a sampler nothing but ``feats``."""
+    features = {}
+    if getattr(roi_head, 'with_semantic', False):
+        features['semantic_feat'] = roi_head.semantic_head(feats)[1]
+    if getattr(roi_head, 'with_glbctx', False):
+        features['glbctx_feat'] = roi_head.glbctx_head(feats)[1]
+    return features

@@ -459,10 +459,30 @@ def test_a_list_of_bounds_would_leave_no_background():
         build_from(train_cfg)
 
 
-def test_an_rpn_is_told_where_the_sampler_belongs():
+def test_what_has_no_loss_to_rank_by_is_told_where_the_sampler_belongs():
     sampler = dict(type='mmdet_ohem.OHEMSampler', num=256)
     with pytest.raises(TypeError, match='Linear has no bbox_head.*train_cfg.rcnn'):
         TASK_UTILS.build(dict(sampler, context=torch.nn.Linear(2, 2)))
+    with pytest.raises(TypeError, match='what builds it has no bbox_head'):
+        TASK_UTILS.build(sampler)
+
+
+class HeadOfOneNumber(torch.nn.Module):
+    """A bbox head whose loss is not made for single RoIs."""
+
+    def loss(self, cls_score, bbox_pred, rois, *targets):
+        return dict(loss=cls_score.sum())
+
+
+@pytest.mark.parametrize('in_a_cascade', [False, True])
+def test_a_head_whose_loss_cannot_be_unreduced_is_refused_when_built(in_a_cascade):
+    roi_head = build_roi_head()
+    bbox_head = HeadOfOneNumber()
+    roi_head.bbox_head = torch.nn.ModuleList([bbox_head]) if in_a_cascade else bbox_head
+    with pytest.raises(
+        TypeError, match=r'HeadOfOneNumber.loss\(\) has no argument reduction'
+    ):
+        OHEMSampler(num=16, context=roi_head)
 
 
 def test_the_registry_finds_it_without_a_custom_import():
