@@ -74,7 +74,7 @@ def select_hard_rois(
     order = losses.argsort(descending=True, stable=True)
     if nms_iou is None:
         return order[:num]
-    return order[_nms_sorted(boxes[order], num, nms_iou, _take(labels, order))]
+    return order[_nms_sorted(boxes[order], num, nms_iou, take(labels, order))]
 
 
 def _nms_sorted(
@@ -95,16 +95,16 @@ def _nms_sorted(
     kept: list[int] = []
     for start in range(0, len(boxes), block_size):
         block = slice(start, start + block_size)
-        block_boxes, block_labels = boxes[block], _take(labels, block)
+        block_boxes, block_labels = boxes[block], take(labels, block)
         # One copy to the host for a block: the greedy walk is sequential by nature.
         overlapping = (
-            _overlaps(block_boxes, block_labels, block_boxes, block_labels, nms_iou)
+            overlaps(block_boxes, block_labels, block_boxes, block_labels, nms_iou)
             .cpu()
             .numpy()
         )
         dropped = (
-            _overlaps(
-                boxes[kept], _take(labels, kept), block_boxes, block_labels, nms_iou
+            overlaps(
+                boxes[kept], take(labels, kept), block_boxes, block_labels, nms_iou
             )
             .any(dim=0)
             .cpu()
@@ -120,7 +120,7 @@ def _nms_sorted(
     return torch.tensor(kept, dtype=torch.int64, device=boxes.device)
 
 
-def _overlaps(
+def overlaps(
     boxes: Tensor,
     labels: Tensor | None,
     others: Tensor,
@@ -137,7 +137,8 @@ def _overlaps(
     return suppressed & (labels[:, None] == other_labels[None, :])
 
 
-def _take(labels: Tensor | None, index) -> Tensor | None:
+def take(labels: Tensor | None, index) -> Tensor | None:
+    """Some of the labels, where there are any."""
     return None if labels is None else labels[index]
 
 

@@ -16,6 +16,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmdet_ohem.mining import check_nms_iou, check_num, select_hard_rois
+from mmdet_ohem.plain_head import PlainPass, has_plain_head
 from mmdet_ohem.registry import TASK_UTILS
 from mmdet_ohem.roi_losses import Candidates, candidate_losses, find_candidates
 
@@ -51,7 +52,8 @@ class Mining:
 
     Args:
         candidates: the R RoIs that took part.
-        losses: (R,) float32, the loss that ranks each.
+        losses: (R,) float32, the loss that ranks each; of those that were sure not to
+            be mined it may stem from a pass in bfloat16 (plain_head.py).
         mined: (K,) int64, into the two, in order of falling loss.
     """
 
@@ -163,10 +165,18 @@ class OHEMSampler:
         """(K,) int64, the mined candidates, and (R,) float32, the loss of each."""
         labels = candidates.labels if self.nms_per_label else None
         choice = (self.num, self.nms_iou, labels)
-        losses = candidate_losses(
-            self.context, candidates, feats, self.stage, self.readonly_dropout
+        # Dropout masks differ from pass to pass, so there it is one pass over all.
+        is_plain = has_plain_head(self.context, self.stage) and not (
+            self.readonly_dropout or len(candidates) == 0
         )
+        if not is_plain:
+            losses = candidate_losses(
+                self.context, candidates, feats, self.stage, self.readonly_dropout
+            )
         try:
+            if is_plain:
+                image = PlainPass(self.context, candidates, feats, self.stage)
+                return image.mine(*choice)
             return select_hard_rois(losses, candidates.boxes, *choice), losses
         except ValueError as error:
             raise ValueError(

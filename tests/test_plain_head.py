@@ -1,0 +1,210 @@
+"""The fast read-only pass against the head's own loss() in full precision."""
+
+import numpy as np
+import pytest
+import torch
+from mmdet.models.task_modules import AssignResult
+from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
+from reference import random_boxes
+from reference import select_hard_rois as plain_select_hard_rois
+
+import mmdet_ohem.plain_head
+from mmdet_ohem.plain_head import PlainPass, has_plain_head
+from mmdet_ohem.roi_losses import candidate_losses, find_candidates
+
+NUM_CLASSES = 5
+
+
+@pytest.fixture
+def in_bfloat16(monkeypatch):
+    """As for a large head on a device with fast bfloat16, wherever the tests run."""
+    monkeypatch.setattr(mmdet_ohem.plain_head, 'MIN_WEIGHTS_FOR_BFLOAT16', 0)
+    monkeypatch.setattr(mmdet_ohem.plain_head, 'has_fast_bfloat16', lambda device: True)
+
+
+def build_roi_head(seed=0, pos_weight=-1, scale=30.0, **bbox_head):
+    torch.manual_seed(seed)
+    roi_head = MODELS.build(
+        ConfigDict(
+            type='StandardRoIHead',
+            bbox_roi_extractor=dict(
+                type='mmdet_ohem.RoIPoolExtractor', output_size=4, out_channels=16
+            ),
+            bbox_head=dict(
+                dict(
+                    type='mmdet_ohem.VGGBBoxHead',
+                    in_channels=16,
+                    roi_feat_size=4,
+                    fc_out_channels=(64, 48),
+                    num_classes=NUM_CLASSES,
+                    loss_bbox=dict(type='SmoothL1Loss', beta=1.0),
+                ),
+                **bbox_head,
+            ),
+            train_cfg=dict(
+                assigner=dict(
+                    type='MaxIoUAssigner',
+                    pos_iou_thr=0.5,
+                    neg_iou_thr=0.5,
+                    min_pos_iou=0.5,
+                    match_low_quality=False,
+                ),
+                sampler=dict(type='RandomSampler', num=16, pos_fraction=0.25),
+                pos_weight=pos_weight,
+            ),
+        )
+    )
+    roi_head.init_weights()
+    with torch.no_grad():  # losses as far apart as those of a trained network
+        roi_head.bbox_head.fc_cls.weight.mul_(scale)
+        roi_head.bbox_head.fc_reg.weight.mul_(scale)
+    return roi_head
+
+
+def make_image(roi_head, seed, num_proposals=300, num_gts=4):
+    """Candidates and a feature map of a 400 x 300 image."""
+    rng = np.random.default_rng(seed)
+    proposals = random_boxes(rng, num_proposals, 400, 300)
+    gts = proposals[:num_gts] + rng.uniform(-4, 4, (num_gts, 4)).astype(np.float32)
+    near = np.repeat(gts, 8, axis=0) + rng.normal(0, 6, (8 * num_gts, 4))
+    priors = torch.from_numpy(np.concatenate([proposals, near]).astype(np.float32))
+    gt_instances = InstanceData(
+        bboxes=torch.from_numpy(gts),
+        labels=torch.from_numpy(rng.integers(0, NUM_CLASSES, num_gts)),
+    )
+    proposals = InstanceData(priors=priors)
+    assign_result: AssignResult = roi_head.bbox_assigner.assign(proposals, gt_instances)
+    feats = torch.from_numpy(rng.gamma(0.5, 1, (1, 16, 19, 25))).float()
+    return find_candidates(assign_result, proposals, gt_instances), [feats]
+
+
+def rows_through_head(roi_head):
+    """How many RoIs each later call of the bbox head gets, and in which precision."""
+    calls = []
+
+    def record(module, args):
+        bfloat16 = torch.is_autocast_cpu_enabled()
+        calls.append((len(args[0]), 'bfloat16' if bfloat16 else 'float32'))
+
+    roi_head.bbox_head.register_forward_pre_hook(record)
+    return calls
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        dict(),
+        dict(reg_class_agnostic=True),
+        dict(loss_bbox=dict(type='L1Loss', loss_weight=2.0)),
+        dict(loss_cls=dict(type='CrossEntropyLoss', loss_weight=0.5)),
+        dict(loss_cls=dict(type='CrossEntropyLoss', class_weight=[1.0] * 5 + [0.3])),
+        dict(pos_weight=3),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize('num_gts', [0, 4])
+def test_losses_are_those_of_the_head(settings, num_gts):
+    roi_head = build_roi_head(**settings)
+    candidates, feats = make_image(roi_head, seed=1, num_gts=num_gts)
+    assert (len(candidates.pos_inds) > 0) == (num_gts > 0)
+    expected = candidate_losses(roi_head, candidates, feats)
+    mined, losses = PlainPass(roi_head, candidates, feats).mine(16, 0.7, None)
+    # Matrix products of other RoIs beside a RoI may round in another order.
+    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
+    boxes = candidates.boxes.numpy()
+    assert mined.tolist() == plain_select_hard_rois(losses.tolist(), boxes, 16)
+
+
+@pytest.mark.parametrize('nms_iou', [0.7, 0.3, None])
+@pytest.mark.parametrize('per_label', [False, True])
+def test_bfloat16_mines_what_float32_mines(in_bfloat16, nms_iou, per_label):
+    """60 images a case, of heads from flat to steep."""
+    rescored = []
+    for seed in range(60):
+        print('seed', seed)
+        roi_head = build_roi_head(seed, scale=[1, 10, 100][seed % 3])
+        candidates, feats = make_image(roi_head, seed, num_gts=seed % 4)
+        labels = candidates.labels if per_label else None
+        full = candidate_losses(roi_head, candidates, feats)
+        calls = rows_through_head(roi_head)
+        fast = PlainPass(roi_head, candidates, feats)
+        mined, losses = fast.mine(16, nms_iou, labels)
+
+        expected = plain_select_hard_rois(
+            full.tolist(), candidates.boxes.numpy(), 16, nms_iou, labels
+        )
+        assert set(mined.tolist()) == set(expected)
+        np.testing.assert_allclose(losses[mined], full[mined], rtol=1e-5, atol=1e-5)
+        assert calls[0] == (len(fast.rois), 'bfloat16')
+        assert {precision for _, precision in calls[1:]} == {'float32'}
+        rescored.append(sum(rows for rows, _ in calls[1:]) / len(fast.rois))
+    assert np.mean(rescored) < 0.5, 'most are never scored in full precision'
+
+
+def test_the_bound_on_the_error_holds_with_room(in_bfloat16):
+    """All RoIs against the few whose error mining looks at: three times, not four."""
+    for seed in range(60):
+        print('seed', seed)
+        roi_head = build_roi_head(seed, scale=[1, 10, 100][seed % 3])
+        candidates, feats = make_image(roi_head, seed)
+        fast = PlainPass(roi_head, candidates, feats)
+        full = candidate_losses(roi_head, candidates, feats)
+        every = torch.arange(len(fast.rois))
+        with mmdet_ohem.plain_head.read_only(roi_head):
+            rough = fast._losses(fast._outputs(every, rough=True))
+        errors = (rough - full).abs()
+        hardest = plain_select_hard_rois(rough.tolist(), candidates.boxes.numpy(), 16)
+        spread = rough.argsort(descending=True)[:: -(-len(rough) // 32)].tolist()
+        assert errors.max() < 3 * errors[hardest + spread].max()
+
+
+def test_coinciding_rois_go_through_the_head_once():
+    roi_head = build_roi_head()
+    candidates, feats = make_image(roi_head, seed=1)
+    corners = (candidates.boxes / 16).numpy()
+    corners = np.floor(corners + 0.5).astype(int)  # no corner is negative or half-way
+    distinct = len({tuple(row) for row in corners})
+    assert distinct < len(candidates)
+    calls = rows_through_head(roi_head)
+    PlainPass(roi_head, candidates, feats).mine(16, 0.7, None)
+    assert calls == [(distinct, 'float32')]
+
+
+def test_the_head_sees_few_rois_at_a_time(monkeypatch):
+    roi_head = build_roi_head()
+    candidates, feats = make_image(roi_head, seed=1)
+    whole = PlainPass(roi_head, candidates, feats)
+    mined, losses = whole.mine(16, 0.7, None)
+    monkeypatch.setattr(mmdet_ohem.plain_head, 'CHUNK', 50)
+    calls = rows_through_head(roi_head)
+    in_chunks = PlainPass(roi_head, candidates, feats).mine(16, 0.7, None)
+    assert max(rows for rows, _ in calls) == 50
+    assert sum(rows for rows, _ in calls) == len(whole.rois)
+    np.testing.assert_allclose(in_chunks[1], losses, rtol=1e-5, atol=1e-5)
+    assert set(in_chunks[0].tolist()) == set(mined.tolist())
+
+
+def test_few_rois_are_scored_once(in_bfloat16):
+    """Where most RoIs are mined a first pass would save nothing."""
+    roi_head = build_roi_head()
+    candidates, feats = make_image(roi_head, seed=1, num_proposals=20, num_gts=1)
+    calls = rows_through_head(roi_head)
+    PlainPass(roi_head, candidates, feats).mine(16, 0.7, None)
+    assert [precision for _, precision in calls] == ['float32']
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        dict(loss_cls=dict(type='FocalLoss', use_sigmoid=True)),
+        dict(loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True)),
+        dict(loss_bbox=dict(type='GIoULoss'), reg_decoded_bbox=True),
+        dict(loss_bbox=dict(type='BalancedL1Loss')),
+    ],
+    ids=str,
+)
+def test_other_losses_are_left_to_the_head(settings):
+    assert has_plain_head(build_roi_head(), None)
+    assert not has_plain_head(build_roi_head(**settings), None)
