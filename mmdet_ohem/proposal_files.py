@@ -7,12 +7,10 @@ box is x2 - x1 wide. R is the number of boxes of one image.
 """
 
 import os
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from mmengine.structures import InstanceData
 from scipy.io import loadmat
 
 from mmdet_ohem.image_folder import find_image, list_images
@@ -71,7 +69,15 @@ def _load_mat(path: str | os.PathLike) -> dict:
         ) from error
 
 
-def _as_boxes(boxes, what: str) -> np.ndarray:
+def as_boxes(boxes, what: str) -> np.ndarray:
+    """Boxes of a file as (R, 4) float32.
+
+    Args:
+        what: what an error message calls them.
+
+    Raises:
+        ValueError: they are no such numbers.
+    """
     boxes = np.asarray(boxes)
     if boxes.dtype.kind not in 'iuf' or (
         boxes.size and (boxes.ndim != 2 or boxes.shape[1] != 4)
@@ -116,7 +122,7 @@ def read_data_set_mat(path: str | os.PathLike) -> Iterator[tuple[str, np.ndarray
         if name.dtype.kind != 'U' or name.size != 1:
             raise ValueError(f'{path}: images{{{index + 1}}} is not an image name.')
         name = str(name.item())
-        boxes = _as_boxes(cell, f'{path}: the cell of image {name!r}')
+        boxes = as_boxes(cell, f'{path}: the cell of image {name!r}')
         yield name, boxes[:, [1, 0, 3, 2]] - 1
 
 
@@ -137,7 +143,56 @@ def read_image_mat(path: str | os.PathLike) -> np.ndarray:
             f"{path} has no numeric variable 'boxes', so it is not a single image's "
             "Selective Search file (if it is a data set's, pass the image folder)."
         )
-    return _as_boxes(variables['boxes'], f"{path}: 'boxes'")
+    return as_boxes(variables['boxes'], f"{path}: 'boxes'")
+
+
+def read_mcg_mat(path: str | os.PathLike) -> np.ndarray:
+    """MCG proposals of one image, as their authors distribute them for COCO.
+
+    The file's `boxes` are (y1, x1, y2, x2), 1-based and inclusive, best first; as in
+    Fast R-CNN's COCO loader all four numbers lose 1.
+
+    Returns:
+        np.ndarray: (R, 4) float32 in MMDetection's convention, in the file's order.
+
+    Raises:
+        FileNotFoundError, ValueError: There is no such file, or not of this kind.
+    """
+    variables = _load_mat(path)
+    if 'boxes' not in variables or variables['boxes'].dtype == object:
+        raise ValueError(
+            f"{path} has no numeric variable 'boxes', so it is not MCG's file of one "
+            "image (a data set's Selective Search file is read by the command mat)."
+        )
+    boxes = as_boxes(variables['boxes'], f"{path}: 'boxes'")
+    return boxes[:, [1, 0, 3, 2]] - 1
+
+
+def read_mcg_folder(
+    folder: str | os.PathLike, images: dict[str, Path]
+) -> Iterator[tuple[Path, np.ndarray]]:
+    """Read the MCG file of every image, one at a time.
+
+    Args:
+        folder: with IMAGE_ID.mat of each image, in subfolders too: the release spreads
+            them over COCO_val2014_0/COCO_val2014_000000447/...
+        images: image files by image id.
+
+    Yields:
+        tuple: The image's file, and boxes (R, 4) float32 in MMDetection's convention.
+
+    Raises:
+        FileNotFoundError, ValueError: As in `read_mcg_mat`, or an image has no file.
+    """
+    files = {path.stem: path for path in Path(folder).rglob('*.mat')}
+    missing = [img_id for img_id in images if img_id not in files]
+    if missing:
+        raise FileNotFoundError(
+            f'{folder} has no {missing[0]}.mat ({len(missing)} of {len(images)} images '
+            'have none): pass the folder of the MCG files of these images.'
+        )
+    for img_id, image in images.items():
+        yield image, read_mcg_mat(files[img_id])
 
 
 def read_mats(
@@ -174,86 +229,3 @@ def read_mats(
     for file in files:
         for img_id, boxes in read_data_set_mat(file):
             yield find_image(images, img_id, image_paths[0]), boxes
-
-
-def _encode_latin1(text: str, encoding: str) -> bytes:
-    # Pickle protocol 2, MMEngine's, writes the bytes of an array as latin1 text.
-    if encoding != 'latin1':
-        raise pickle.UnpicklingError(f'bytes encoded as {encoding!r}')
-    return text.encode('latin1')
-
-
-class _ProposalUnpickler(pickle.Unpickler):
-    """Admits InstanceData and NumPy arrays, beside pickle's own dict, list, ..."""
-
-    admitted = {
-        ('mmengine.structures.instance_data', 'InstanceData'): InstanceData,
-        # InstanceData keeps the names of its fields in a set; protocol 2 has
-        # Python 2's name for it.
-        ('builtins', 'set'): set,
-        ('__builtin__', 'set'): set,
-        ('__builtin__', 'bytes'): bytes,  # of an empty array
-        ('_codecs', 'encode'): _encode_latin1,
-        ('numpy', 'ndarray'): np.ndarray,
-        ('numpy', 'dtype'): np.dtype,
-    }
-    numpy_makers = {
-        ('multiarray', '_reconstruct'),
-        ('multiarray', 'scalar'),
-        ('numeric', '_frombuffer'),
-    }
-
-    def find_class(self, module: str, name: str):
-        if (module, name) in self.admitted:
-            return self.admitted[module, name]
-        package, _, last = module.rpartition('.')
-        # NumPy 2 calls numpy.core numpy._core.
-        if package in ('numpy.core', 'numpy._core'):
-            if (last, name) in self.numpy_makers:
-                return super().find_class(module, name)
-        raise pickle.UnpicklingError(f'it holds {module}.{name}')
-
-
-def read_dump(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Proposals as MMDetection's `DumpProposals` metric pickles them.
-
-    Nothing is executed: only dict, InstanceData and NumPy arrays are admitted. The
-    boxes are MMDetection's own and stay as they are, in the file's order (falling
-    score). The keys 'folder/name.jpg' become image ids: the file name without suffix.
-
-    Returns:
-        dict: Image id to boxes (R, 4) float32.
-
-    Raises:
-        FileNotFoundError, ValueError: There is no such file, or not of this kind.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'There is no file {path}: check its path.')
-    try:
-        with open(path, 'rb') as file:
-            dump = _ProposalUnpickler(file).load()
-    # A broken pickle raises nearly anything.
-    except Exception as error:
-        raise ValueError(
-            f'{path} is not read as an MMDetection proposal dump ({error}): it may '
-            'hold nothing but dict, InstanceData and NumPy arrays.'
-        ) from error
-    if not isinstance(dump, dict):
-        raise ValueError(
-            f'{path} holds a {type(dump).__name__}, but an MMDetection 3 proposal dump '
-            'is a dict from image file to boxes.'
-        )
-    proposals = {}
-    for key, value in dump.items():
-        if not isinstance(value, (dict, InstanceData)) or 'bboxes' not in value:
-            raise ValueError(
-                f"{path}: the entry {key!r} has no 'bboxes', so this is not an "
-                'MMDetection 3 proposal dump.'
-            )
-        img_id = Path(str(key)).stem
-        if img_id in proposals:
-            raise ValueError(
-                f'{path} has two images called {img_id!r}: dump their folders apart.'
-            )
-        proposals[img_id] = _as_boxes(value['bboxes'], f'{path}: {key!r}')
-    return proposals

@@ -100,6 +100,30 @@ def test_file_of_a_data_set(images, tmp_path, run):
     assert "no image 'c'" in run('mat', tmp_path / 'voc.mat', *args)
 
 
+def test_mcg_keeps_the_best_of_what_is_left_after_cleaning(images, tmp_path, run):
+    mats = tmp_path / 'mat' / 'more'
+    mats.mkdir(parents=True)
+    best_first = [  # y1, x1, y2, x2, from 1
+        [1, 1, 40, 30],
+        [1, 1, 40, 30],  # the best again
+        [5, 5, 6, 60],  # one pixel high
+        [11, 21, 60, 90],
+        [2, 2, 70, 80],
+    ]
+    for name in 'abc':
+        savemat(mats / f'{name}.mat', {'boxes': np.array(best_first, np.uint16)})
+    out = tmp_path / 'store'
+    args = ['mcg', tmp_path / 'mat', '--images', images, '--out', out, '--top-k', 2]
+    printed = run(*args)
+    assert '3 images, 15 boxes read, 6 kept' in printed and 'the best 2' in printed
+    boxes, size = ProposalStore(out).get('b')
+    assert boxes.tolist() == [[0, 0, 29, 39], [20, 10, 89, 59]] and size == (100, 80)
+
+    (mats / 'b.mat').unlink()
+    assert 'has no b.mat' in run(*args[:-2], '--overwrite')
+    assert '--top-k is 0' in run(*args[:-1], 0, '--overwrite')
+
+
 def test_dump_replaces_a_store_when_asked(images, tmp_path, run):
     out = tmp_path / 'store'
     run('selective-search', '--images', images, '--out', out)

@@ -1,17 +1,13 @@
-import os
-import pickle
-
 import numpy as np
 import pytest
-from mmengine.fileio import dump
-from mmengine.structures import InstanceData
 from scipy.io import savemat
 
 from mmdet_ohem.proposal_files import (
     clean_boxes,
     read_data_set_mat,
-    read_dump,
     read_image_mat,
+    read_mcg_folder,
+    read_mcg_mat,
 )
 
 
@@ -182,92 +178,38 @@ def test_foreign_image_mat_is_explained(tmp_path, variables):
         read_image_mat(tmp_path / 'foreign.mat')
 
 
+# ------------------------------------------------------------------- MCG, for COCO
+
+
+def test_mcg_boxes_lose_one_swap_axes_and_stay_best_first(tmp_path):
+    boxes = np.array([[11, 21, 60, 90], [1, 1, 40, 30]], np.uint16)  # y1, x1, y2, x2
+    savemat(tmp_path / 'COCO_val2014_000000000042.mat', {'boxes': boxes})
+    read = read_mcg_mat(tmp_path / 'COCO_val2014_000000000042.mat')
+    assert read.tolist() == [[20, 10, 89, 59], [0, 0, 29, 39]]
+
+
+def test_mcg_files_are_found_in_subfolders_and_read_one_by_one(tmp_path):
+    images = {name: tmp_path / f'{name}.jpg' for name in ('a', 'b', 'c')}
+    for i, name in enumerate(images):
+        folder = tmp_path / 'mat' / name / str(i)
+        folder.mkdir(parents=True)
+        savemat(folder / f'{name}.mat', {'boxes': np.array([[1, 1, 9, i + 9]])})
+    found = read_mcg_folder(tmp_path / 'mat', images)
+    image, boxes = next(found)
+    assert image == images['a'] and boxes.tolist() == [[0, 0, 8, 8]]
+    (tmp_path / 'mat' / 'b' / '1' / 'b.mat').write_bytes(b'')  # not read before
+    with pytest.raises(ValueError, match='b.mat is not a readable .mat'):
+        next(found)
+
+
+def test_what_is_no_mcg_is_refused(tmp_path):
+    (tmp_path / 'one.mat').touch()
+    images = {name: tmp_path / f'{name}.jpg' for name in ('one', 'two', 'three')}
+    with pytest.raises(FileNotFoundError, match=r'no two.mat \(2 of 3 images have non'):
+        next(read_mcg_folder(tmp_path, images))
+    write_data_set_mat(tmp_path / 'voc.mat', [np.ones((1, 4))], ['000001'])
+    with pytest.raises(ValueError, match="voc.mat has no numeric variable 'boxes'"):
+        read_mcg_mat(tmp_path / 'voc.mat')
+
+
 # ----------------------------------------------------------------------- .pkl dumps
-
-
-def proposals_of_one_image():
-    return InstanceData(
-        bboxes=np.array([[1, 2, 30, 40], [5.5, 6, 70, 80]], dtype=np.float32),
-        scores=np.array([0.9, 0.1], dtype=np.float32),
-    )
-
-
-@pytest.mark.parametrize('protocol', range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_dump_is_read(tmp_path, protocol):
-    values = {
-        'JPEGImages/000005.jpg': proposals_of_one_image(),
-        'JPEGImages/000007.jpg': {'bboxes': np.zeros((0, 4)), 'scores': np.zeros(0)},
-    }
-    # MMEngine's dump, which DumpProposals calls, writes protocol 2.
-    dump(values, str(tmp_path / 'rpn.pkl'), protocol=protocol)
-    proposals = read_dump(tmp_path / 'rpn.pkl')
-    assert list(proposals) == ['000005', '000007']
-    assert proposals['000005'].tolist() == [[1, 2, 30, 40], [5.5, 6, 70, 80]]
-    assert proposals['000007'].shape == (0, 4)
-
-
-def test_dump_of_mmdetections_own_metric_is_read(tmp_path):
-    import torch
-    from mmdet.evaluation import DumpProposals
-
-    metric = DumpProposals(output_dir=str(tmp_path), proposals_file='rpn.pkl')
-    boxes = torch.tensor([[5, 6, 7, 8], [1, 2, 3, 4.0]])
-    prediction = {'scores': torch.tensor([0.1, 0.9]), 'bboxes': boxes}
-    sample = {'img_path': 'VOC2007/JPEGImages/000005.jpg', 'pred_instances': prediction}
-    metric.process([], [sample])
-    metric.evaluate(1)
-    proposals = read_dump(tmp_path / 'rpn.pkl')
-    assert proposals['000005'].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]  # best first
-
-
-class Malicious:
-    def __init__(self, function, *args):
-        self.call = function, args
-
-    def __reduce__(self):
-        return self.call
-
-
-@pytest.mark.parametrize(
-    'payload, name',
-    [
-        (Malicious(os.system, 'touch {}'), 'system'),
-        (Malicious(eval, "open('{}', 'w')"), 'eval'),
-        (Malicious(getattr, 'x', 'y'), 'getattr'),
-        (np.array([Malicious(os.system, 'touch {}')], dtype=object), 'system'),
-    ],
-)
-def test_dump_is_never_executed(tmp_path, payload, name):
-    trace = tmp_path / 'trace'
-    for item in np.atleast_1d(np.array(payload, dtype=object)):
-        function, args = item.call
-        item.call = function, tuple(str(a).format(trace) for a in args)
-    with open(tmp_path / 'evil.pkl', 'wb') as file:
-        pickle.dump({'a/b.jpg': payload}, file)
-    with pytest.raises(ValueError, match=f'evil.pkl.*{name}'):
-        read_dump(tmp_path / 'evil.pkl')
-    assert not trace.exists()
-
-
-@pytest.mark.parametrize('damage', ['truncated', 'empty', 'text', 'missing'])
-def test_broken_dump_is_named(tmp_path, damage):
-    path = tmp_path / 'broken.pkl'
-    dump({'a/b.jpg': proposals_of_one_image()}, str(path))
-    break_file(path, damage)
-    with pytest.raises((ValueError, FileNotFoundError), match='broken.pkl'):
-        read_dump(path)
-
-
-@pytest.mark.parametrize(
-    'values, message',
-    [
-        ([np.zeros((3, 4))], 'a list'),
-        ({'a.jpg': np.zeros((3, 5))}, "'a.jpg' has no 'bboxes'"),
-        ({'a.jpg': {'bboxes': np.zeros((3, 5))}}, "'a.jpg'.*\\(3, 5\\)"),
-        (dict.fromkeys(['x/a.jpg', 'y/a.jpg'], proposals_of_one_image()), "called 'a'"),
-    ],
-)
-def test_foreign_dump_is_explained(tmp_path, values, message):
-    dump(values, str(tmp_path / 'foreign.pkl'))
-    with pytest.raises(ValueError, match=f'foreign.pkl.*{message}'):
-        read_dump(tmp_path / 'foreign.pkl')

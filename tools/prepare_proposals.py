@@ -1,8 +1,8 @@
 """Make the proposal store that a config's pipeline reads.
 
 Boxes come from images (Selective Search), from Fast R-CNN's Selective Search files
-(.mat), or from MMDetection's DumpProposals metric (.pkl). Image ids are file names
-without suffix, as in VOC's image lists.
+(.mat), from MCG's (a .mat for each image), or from MMDetection's DumpProposals metric
+(.pkl). Image ids are file names without suffix, as in VOC's image lists.
 """
 
 import argparse
@@ -17,7 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from mmdet_ohem.image_folder import find_image, image_size, list_images, pick_images
-from mmdet_ohem.proposal_files import clean_boxes, read_dump, read_mats
+from mmdet_ohem.proposal_dump import read_dump
+from mmdet_ohem.proposal_files import clean_boxes, read_mats, read_mcg_folder
 from mmdet_ohem.proposal_store import check_target, write_store
 from mmdet_ohem.selective_search import search_images
 
@@ -28,6 +29,8 @@ EXAMPLES = """examples:
       --images VOCdevkit/VOC2007/JPEGImages --out data/proposals/voc07
   python tools/prepare_proposals.py mat a_boxes.mat b_boxes.mat \\
       --images a.jpg b.jpg --out data/proposals/two_images
+  python tools/prepare_proposals.py mcg MCG/mat --images coco/train2014 \\
+      --top-k 2000 --out data/coco/mcg/train2014
   python tools/prepare_proposals.py dump rpn.pkl --images VOC/JPEGImages \\
       --out data/proposals/rpn
 """
@@ -76,6 +79,19 @@ def parse_args() -> argparse.Namespace:
         'their image files in the same order',
     )
 
+    mcg = commands.add_parser(
+        'mcg', parents=[common], help='read MCG proposals, a .mat for each image'
+    )
+    mcg.add_argument('folder', help='folder of .mat files, in subfolders too')
+    mcg.add_argument('--images', required=True, help='image folder')
+    mcg.add_argument(
+        '--top-k',
+        type=int,
+        default=2000,
+        help='the best boxes to keep of an image, of those that are no duplicates and '
+        "not too small (default: 2000, Fast R-CNN's on COCO)",
+    )
+
     dump = commands.add_parser(
         'dump', parents=[common], help='read a proposal dump of MMDetection'
     )
@@ -85,18 +101,23 @@ def parse_args() -> argparse.Namespace:
 
 
 def clean(
-    proposals: Iterable[tuple[Path, np.ndarray]], min_size: float, counts: np.ndarray
+    proposals: Iterable[tuple[Path, np.ndarray]],
+    min_size: float,
+    top_k: int | None,
+    total: int | None,
+    counts: np.ndarray,
 ) -> Iterator[tuple[str, np.ndarray, tuple[int, int]]]:
     """Turn (image file, boxes) into the store's records, counting as they pass."""
-    for image, boxes in tqdm(proposals, 'Packing', unit='image', mininterval=1):
+    for image, boxes in tqdm(proposals, 'Packing', total, unit='image', mininterval=1):
         size = image_size(image)
-        kept = clean_boxes(boxes, size, min_size, name=image.stem)
+        kept = clean_boxes(boxes, size, min_size, name=image.stem)[:top_k]
         counts += (1, len(boxes), len(kept))
         yield image.stem, kept, size
 
 
 def prepare(args: argparse.Namespace) -> None:
     check_target(args.out, args.overwrite)  # now, not after an hour of work
+    top_k = total = None
     partial = args.out.with_name(f'{args.out.name}.partial')
     if args.command == 'selective-search':
         images = pick_images(args.images, args.ids)
@@ -113,6 +134,13 @@ def prepare(args: argparse.Namespace) -> None:
     elif args.command == 'mat':
         source = ' '.join(Path(file).name for file in args.files)
         proposals = read_mats(args.files, args.images)
+    elif args.command == 'mcg':
+        if args.top_k < 1:
+            raise ValueError(f'--top-k is {args.top_k}, but at least 1 box is needed.')
+        source = f'MCG, {Path(args.folder).name}, the best {args.top_k}'
+        images = list_images(args.images)
+        top_k, total = args.top_k, len(images)
+        proposals = read_mcg_folder(args.folder, images)
     else:
         source = Path(args.file).name
         images = list_images(args.images)
@@ -122,7 +150,7 @@ def prepare(args: argparse.Namespace) -> None:
         )
 
     counts = np.zeros(3, dtype=np.int64)
-    records = clean(proposals, args.min_size, counts)
+    records = clean(proposals, args.min_size, top_k, total, counts)
     write_store(args.out, records, source, args.overwrite)
     if args.command == 'selective-search':
         shutil.rmtree(partial)
@@ -130,7 +158,8 @@ def prepare(args: argparse.Namespace) -> None:
     print(
         f'{args.out}: {images} images, {before} boxes read, {after} kept '
         f'({after / images:.0f} an image); duplicates and boxes with a side under '
-        f'{args.min_size:g} px are gone.'
+        f'{args.min_size:g} px are gone'
+        + (f', and all but the best {top_k} of an image.' if top_k else '.')
     )
 
 
