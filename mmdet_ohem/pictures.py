@@ -1,7 +1,6 @@
 """Pictures of what a detector finds, and of the RoIs that OHEM mines for it."""
 
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import cv2
@@ -9,11 +8,13 @@ import mmcv
 import numpy as np
 import torch
 from mmdet.models.detectors import TwoStageDetector
-from mmdet.models.task_modules import SamplingResult
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.visualization import Visualizer
 from torch import Tensor
+
+from mmdet_ohem.ohem_sampler import Mining
+from mmdet_ohem.watch import watched
 
 # RGB from Okabe and Ito's palette, which colour-blind readers can tell apart.
 GROUND_TRUTH = (0, 158, 115)
@@ -22,47 +23,63 @@ BACKGROUND = (213, 94, 0)
 DETECTION = (204, 121, 167)
 # Small images are drawn larger, for legible text.
 MIN_WIDTH = 640
+# RoIs with their rank and loss beside them; more would hide the image.
+NUM_TEXTS = 8
 
 
 def draw_mined(
-    detector: TwoStageDetector, dataset: BaseDataset, index: int, num_texts: int = 8
+    detector: TwoStageDetector, dataset: BaseDataset, index: int
 ) -> np.ndarray:
-    """Draw the RoIs that the detector's OHEMSampler mines in a training image.
-
-    Foreground is blue, background orange, ground truth green. The harder a RoI, the
-    stronger its lines; the loss that ranked it stands at the hardest ``num_texts``.
+    """Draw the RoIs that the detector's sampler chooses in a training image, as
+    `draw_ranking` does. Of a cascade the first stage is shown.
 
     Args:
-        detector: with an `mmdet_ohem.OHEMSampler` in its RoI head; in eval mode.
+        detector: with a RoI head; in eval mode.
         dataset: with a training pipeline.
         index: of an image in ``dataset``.
-        num_texts: how many RoIs get their loss written.
 
     Returns:
         (H, W, 3) uint8 RGB, the image as the pipeline made it.
     """
     data = dataset[index]
     image = data['inputs'].permute(1, 2, 0).numpy()[..., ::-1]
-    gt_bboxes = get_box_tensor(data['data_samples'].gt_instances.bboxes)
-    sampler = detector.roi_head.bbox_sampler
-    # A cascade has one for each stage: its first sees the proposals.
-    sampler = sampler[0] if isinstance(sampler, list) else sampler
-    with _recorded(sampler) as results, torch.no_grad():
+    with watched(detector.roi_head) as rankings, torch.no_grad():
         batch = detector.data_preprocessor(pseudo_collate([data]), training=True)
         detector(**batch, mode='loss')
-    mined = results[0]
-    boxes, losses = get_box_tensor(mined.priors).cpu(), mined.losses.cpu()
-    texts = [''] * len(losses)
-    for i in losses.argsort(descending=True)[:num_texts].tolist():
-        texts[i] = f'{losses[i]:.2g}'
-    strengths = losses / losses.max().clamp(min=1e-6) if len(losses) else losses
-    num_pos = len(mined.pos_inds)
-    foreground, background = slice(num_pos), slice(num_pos, None)
-    groups = [
-        Boxes(gt_bboxes, GROUND_TRUTH),
-        Boxes(boxes[background], BACKGROUND, texts[background], strengths[background]),
-        Boxes(boxes[foreground], FOREGROUND, texts[foreground], strengths[foreground]),
+    return draw_ranking(image, rankings[0][0])
+
+
+def draw_ranking(image: np.ndarray, mining: Mining) -> np.ndarray:
+    """Draw the RoIs that were chosen in an image.
+
+    Foreground is blue, background orange, ground truth green. The harder a RoI, the
+    stronger its lines; rank and loss stand at the hardest few and at the easiest.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, the network's input.
+        mining: of this image.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    chosen = mining.mined
+    boxes, losses = mining.candidates.boxes[chosen].cpu(), mining.losses[chosen].cpu()
+    is_foreground = (chosen < len(mining.candidates.pos_inds)).cpu()
+    last = len(chosen) - 1
+    texts = [
+        f'{i + 1}: {loss:.2g}' if i < NUM_TEXTS or i == last else ''
+        for i, loss in enumerate(losses.tolist())
     ]
+    strengths = losses / losses.max().clamp(min=1e-6) if len(losses) else losses
+    groups = [Boxes(get_box_tensor(mining.candidates.gt_bboxes).cpu(), GROUND_TRUTH)]
+    for colour, of_colour in (
+        (BACKGROUND, ~is_foreground),
+        (FOREGROUND, is_foreground),
+    ):
+        # The hardest on top.
+        inds = of_colour.nonzero().flatten().flip(0)
+        of_inds = [texts[i] for i in inds.tolist()]
+        groups.append(Boxes(boxes[inds], colour, of_inds, strengths[inds]))
     return draw_boxes(image, groups)
 
 
@@ -158,20 +175,3 @@ def montage(images: list[np.ndarray], columns: int = 3) -> np.ndarray:
     cells += [np.full_like(cells[0], 255)] * (-len(cells) % columns)
     rows = [np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)]
     return np.vstack(rows)
-
-
-@contextmanager
-def _recorded(sampler):
-    """The SamplingResults that a sampler returns while the context is open."""
-    results: list[SamplingResult] = []
-    sample = sampler.sample
-
-    def record(*args, **kwargs) -> SamplingResult:
-        results.append(sample(*args, **kwargs))
-        return results[-1]
-
-    sampler.sample = record
-    try:
-        yield results
-    finally:
-        del sampler.sample  # the method of the class shows again

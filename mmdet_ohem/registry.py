@@ -14,13 +14,20 @@ from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZER
 from mmengine.registry import Registry
 
 HOOKS = Registry(
-    'hook', parent=MMDET_HOOKS, scope='mmdet_ohem', locations=['mmdet_ohem.seed_hook']
+    'hook',
+    parent=MMDET_HOOKS,
+    scope='mmdet_ohem',
+    locations=['mmdet_ohem.seed_hook', 'mmdet_ohem.mining_hook'],
 )
 MODELS = Registry(
     'model',
     parent=MMDET_MODELS,
     scope='mmdet_ohem',
-    locations=['mmdet_ohem.vgg', 'mmdet_ohem.vgg_bbox_head', 'mmdet_ohem.roi_pool'],
+    locations=[
+        'mmdet_ohem.vgg',
+        'mmdet_ohem.vgg_bbox_head',
+        'mmdet_ohem.roi_pool',
+    ],
 )
 TASK_UTILS = Registry(
     'task util',

@@ -10,8 +10,12 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
 )
-# With a seed, --resume goes on with the losses of an unbroken run.
-custom_hooks = [dict(type='mmdet_ohem.SeedEachIterationHook')]
+custom_hooks = [
+    # With a seed, --resume goes on with the losses of an unbroken run.
+    dict(type='mmdet_ohem.SeedEachIterationHook'),
+    # The loss over all RoIs and other figures in the log (docs/seeing.md).
+    dict(type='mmdet_ohem.MiningHook'),
+]
 randomness = dict(seed=0)
 
 env_cfg = dict(
