@@ -37,6 +37,9 @@ NUM_PROBES = 32
 # times the largest error seen. Errors are sums of thousands of roundings, with normal
 # tails: the largest of 100 lies near 2.5 standard deviations, four times it at 10.
 SAFETY = 4
+# After so many turns less one, all RoIs are scored in full precision: those of a dead
+# network differ by less than bfloat16 can tell.
+MAX_TURNS = 5
 
 
 def has_plain_head(roi_head: nn.Module, stage: int | None) -> bool:
@@ -120,7 +123,7 @@ class PlainPass:
             # No RoI's loss is above `bound`. As long as one is mined that was not
             # scored exactly, it may or may not belong there; once all mined are exact,
             # whatever was passed over overlaps a harder one or comes after the last.
-            while len(unsure) > 0:
+            for turn in range(1, MAX_TURNS + 1):
                 rois = self.roi_of[unsure].unique()
                 outputs[rois] = self._outputs(rois)
                 is_exact[rois] = True
@@ -128,6 +131,11 @@ class PlainPass:
                 largest_error = (losses - rough)[exact].abs().max()
                 bound = torch.where(exact, losses, rough + SAFETY * largest_error)
                 mined = select_hard_rois(bound, boxes, num, nms_iou, labels)
+                if exact[mined].all():
+                    break
+                if turn == MAX_TURNS - 1:
+                    unsure = (~exact).nonzero().flatten()
+                    continue
                 expected = select_hard_rois(losses, boxes, num, nms_iou, labels)
                 cut = torch.minimum(bound[mined[-1]], losses[expected[-1]])
                 unsure = _unsure(mined, cut, bound, exact, boxes, nms_iou, labels)
@@ -196,14 +204,12 @@ def _unsure(
     nms_iou: float | None,
     labels: Tensor | None,
 ) -> Tensor:
-    """None if all mined are exact, else the RoIs that are not, reach the loss at which
-    the last will probably be mined, and are not dropped by an exact one.
+    """The RoIs that are not exact, reach the loss at which the last will probably be
+    mined, and are not dropped by an exact one.
 
     Those of the mined that are not exact would do, but going by them alone takes a turn
     for every member of a cluster.
     """
-    if exact[mined].all():
-        return mined[:0]
     unsure = (~exact & (bound >= cut)).nonzero().flatten()
     if nms_iou is None:
         return unsure

@@ -186,6 +186,23 @@ def test_the_head_sees_few_rois_at_a_time(monkeypatch):
     assert set(in_chunks[0].tolist()) == set(mined.tolist())
 
 
+def test_a_network_that_tells_no_rois_apart_is_scored_in_full(in_bfloat16):
+    """Losses that differ by less than bfloat16 can tell take a few turns, not many."""
+    roi_head = build_roi_head(scale=1e-4)
+    candidates, feats = make_image(roi_head, seed=1)
+    full = candidate_losses(roi_head, candidates, feats)
+    calls = rows_through_head(roi_head)
+    fast = PlainPass(roi_head, candidates, feats)
+    mined, losses = fast.mine(16, 0.7, None)
+    boxes = candidates.boxes.numpy()
+    assert set(mined.tolist()) == set(
+        plain_select_hard_rois(losses.tolist(), boxes, 16)
+    )
+    np.testing.assert_allclose(losses[mined], full[mined], rtol=1e-5, atol=1e-5)
+    assert len(calls) <= 1 + mmdet_ohem.plain_head.MAX_TURNS
+    assert sum(rows for rows, _ in calls) <= 2 * len(fast.rois)
+
+
 def test_few_rois_are_scored_once(in_bfloat16):
     """Where most RoIs are mined a first pass would save nothing."""
     roi_head = build_roi_head()
