@@ -27,6 +27,8 @@ MODELS = Registry(
         'mmdet_ohem.vgg',
         'mmdet_ohem.vgg_bbox_head',
         'mmdet_ohem.roi_pool',
+        'mmdet_ohem.iterative_boxes',
+        'mmdet_ohem.multi_scale',
     ],
 )
 TASK_UTILS = Registry(
