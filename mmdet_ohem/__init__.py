@@ -46,8 +46,9 @@ _check_mmcv()
 
 from mmdet_ohem.checkpoint import allow_mmengine_checkpoints  # noqa: E402
 from mmdet_ohem.mining import select_hard_rois  # noqa: E402
+from mmdet_ohem.ohem_loss import OHEMLoss  # noqa: E402
 from mmdet_ohem.ohem_sampler import OHEMSampler  # noqa: E402
 
 allow_mmengine_checkpoints()
 
-__all__ = ['OHEMSampler', 'select_hard_rois', '__version__']
+__all__ = ['OHEMLoss', 'OHEMSampler', 'select_hard_rois', '__version__']

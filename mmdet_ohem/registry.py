@@ -29,6 +29,7 @@ MODELS = Registry(
         'mmdet_ohem.roi_pool',
         'mmdet_ohem.iterative_boxes',
         'mmdet_ohem.multi_scale',
+        'mmdet_ohem.ohem_loss',
     ],
 )
 TASK_UTILS = Registry(
