@@ -1,5 +1,7 @@
 """What would quietly spoil a run, said before anything is built."""
 
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -9,6 +11,7 @@ from mmengine.config import Config
 
 from mmdet_ohem.proposal_store import ProposalStore
 
+VOC_TYPES = ('VOCDataset', 'XMLDataset', 'VOCImages')
 # Transforms that move boxes and record it: proposals are read after them.
 RECORDED = {
     'FixScaleResize',
@@ -42,7 +45,7 @@ UNRECORDED = {
 
 
 def check_data(cfg: Config, loops: tuple[str, ...]) -> None:
-    """Look at the annotations of the data sets before anything is built.
+    """Look at the parts of the data sets before anything is built.
 
     In VOC layout the class names are compared too: MMDetection leaves an object of an
     unknown class out without a word, and hard example mining would then train on it as
@@ -54,28 +57,137 @@ def check_data(cfg: Config, loops: tuple[str, ...]) -> None:
         loops: which data sets, of 'train', 'val' and 'test'.
 
     Raises:
-        SystemExit: a list of images or a proposal store is missing, a transform moves
-            boxes away from their proposals, or an object is of no known class.
+        SystemExit: a list of images, an image, an annotation or a proposal store is
+            missing, the store is of other images, a transform moves boxes away from
+            their proposals, an object is of no known class, or there are no
+            annotations to train on or to evaluate with.
     """
     for loop in loops:
         key = f'{loop}_dataloader.dataset'
         wrapped = (cfg.get(f'{loop}_dataloader') or {}).get('dataset')
+        _check_transforms(wrapped, key)
         for dataset in _datasets(wrapped):
             path = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
             if not path.exists():
                 raise SystemExit(
-                    f'{path}, the list of {loop} images, is missing. '
+                    f'{path}, the list of {loop} images, is missing'
+                    + _other_years(dataset)
+                    + '. '
                     + cfg.get('data_help', f'Set {key}.data_root and ann_file.')
                 )
             if _name(dataset) in ('VOCDataset', 'XMLDataset'):
                 _check_class_names(dataset, path, key, cfg.get('ignored_classes', ()))
-        _check_proposals(wrapped, key)
+            images, has_annotations = _read_list(dataset, path)
+            if not has_annotations:
+                _check_use(cfg, loop, path)
+            _check_images(images, path)
+            _check_stores(dataset, images, path, key)
 
 
-def _check_proposals(dataset: dict | None, key: str) -> None:
-    """Open the stores, and look for what moves boxes away from them by name:
-    LoadStoredProposals sees neither what comes after it, such as Mosaic around the
-    data set, nor InstaBoost, which rewrites the annotations themselves."""
+def _other_years(dataset: dict) -> str:
+    root = Path(dataset.get('data_root') or '')
+    year = Path(dataset.get('ann_file') or '').parts[:1]
+    there = sorted(folder.name for folder in root.glob('VOC[0-9]*'))
+    if not there or root.joinpath(*year).exists():
+        return ''
+    return f' (of the years, {root} has {" and ".join(there)} alone)'
+
+
+def _read_list(dataset: dict, path: Path) -> tuple[list[tuple[str, str]], bool]:
+    """(image id, image file) of each image, and whether there are annotations.
+
+    Of kinds of data sets that are not known here nothing is read.
+    """
+    prefix = dataset.get('data_prefix') or {}
+    root = dataset.get('data_root') or ''
+    if _name(dataset) in VOC_TYPES:
+        folder = os.path.join(
+            root,
+            prefix.get('sub_data_root', ''),
+            dataset.get('img_subdir', 'JPEGImages'),
+        )
+        img_ids = path.read_text().splitlines()
+        images = [(img_id, os.path.join(folder, f'{img_id}.jpg')) for img_id in img_ids]
+        return images, _name(dataset) != 'VOCImages'
+    if _name(dataset) != 'CocoDataset':
+        return [], True
+    try:
+        content = json.loads(path.read_bytes())
+        folder = os.path.join(root, prefix.get('img', ''))
+        images = [
+            (str(image['id']), os.path.join(folder, image['file_name']))
+            for image in content['images']
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SystemExit(
+            f'{path} is no COCO annotation file ({error!r}): fetch it again.'
+        ) from error
+    return images, 'annotations' in content
+
+
+def _check_use(cfg: Config, loop: str, path: Path) -> None:
+    """What a list of images without annotations may be used for."""
+    if loop == 'train':
+        raise SystemExit(
+            f'{path} has no annotations to train on: correct train_dataloader.dataset.'
+        )
+    for metric in _dicts(cfg.get(f'{loop}_evaluator')):
+        if _name(metric) == 'VOCMetric':
+            raise SystemExit(
+                f'{path} is a list without annotations, so there is no mAP to '
+                f'compute: set {loop}_evaluator.type=mmdet_ohem.VOCServerFiles, which '
+                "writes what VOC's evaluation server takes, or test on VOC07."
+            )
+        if _name(metric) == 'CocoMetric' and not metric.get('format_only'):
+            raise SystemExit(
+                f'{path} has no annotations, so there is no AP to compute: set '
+                f'{loop}_evaluator.format_only=True and outfile_prefix to write what '
+                "COCO's evaluation server takes, or test on val2014."
+            )
+
+
+def _check_images(images: list[tuple[str, str]], path: Path) -> None:
+    names = {}  # in each folder: one look for 118k images
+    for _, file in images:
+        folder, name = os.path.split(file)
+        if folder not in names:
+            names[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if name not in names[folder]:
+            raise SystemExit(
+                f'The image {file} is missing, and {path} names it: unpack all images '
+                'of this list there.'
+            )
+
+
+def _check_stores(
+    dataset: dict, images: list[tuple[str, str]], path: Path, key: str
+) -> None:
+    for step in _dicts(dataset.get('pipeline')):
+        if _name(step) != 'LoadStoredProposals':
+            continue
+        try:
+            store = ProposalStore(step['store'])
+        except (OSError, ValueError) as error:
+            raise SystemExit(str(error)) from error
+        missing = [
+            file
+            for img_id, file in images
+            # As LoadStoredProposals looks them up.
+            if img_id not in store and Path(file).stem not in store
+        ]
+        if missing:
+            raise SystemExit(
+                f'The proposal store {store.path} lacks {len(missing)} of the '
+                f'{len(images)} images of {path}, {missing[0]} first: it seems made '
+                f'for another split, so correct the store in {key}.pipeline or make '
+                'one for these images with tools/prepare_proposals.py.'
+            )
+
+
+def _check_transforms(dataset: dict | None, key: str) -> None:
+    """Look by name for what moves boxes away from stored proposals: the step that
+    reads them sees neither what comes after it, such as Mosaic around the data set,
+    nor InstaBoost, which rewrites the annotations themselves."""
     steps = list(_dicts(dataset))
     stores = [step for step in steps if _name(step) == 'LoadStoredProposals']
     unrecorded = [_name(step) for step in steps if _name(step) in UNRECORDED]
@@ -88,11 +200,6 @@ def _check_proposals(dataset: dict | None, key: str) -> None:
     for config in steps:
         for pipeline in (config.get('pipeline'), config.get('transforms')):
             _check_order(pipeline or [], key)
-    for step in stores:
-        try:
-            ProposalStore(step['store'])
-        except (OSError, ValueError) as error:
-            raise SystemExit(str(error)) from error
 
 
 def _check_order(pipeline: list, key: str) -> None:
@@ -138,7 +245,11 @@ def _check_class_names(
     for image_id in image_list.read_text().splitlines():
         path = folder / f'{image_id}.xml'
         if not path.exists():
-            raise SystemExit(f'{path} is missing, and {image_list} names it.')
+            raise SystemExit(
+                f'{path} is missing, and {image_list} names it: unpack the annotations '
+                "of this list there; a test set without public ones, such as VOC12's, "
+                'is tested as configs/_base_/datasets/voc12.py does.'
+            )
         try:
             annotation = ElementTree.parse(path).getroot()
         except ElementTree.ParseError as error:

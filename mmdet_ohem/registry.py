@@ -6,18 +6,32 @@ MMEngine imports `mmdet_ohem.registry` by itself when a config says
 `custom_imports`, and nothing of MMDetection's is overwritten.
 """
 
+from mmdet.registry import DATASETS as MMDET_DATASETS
 from mmdet.registry import HOOKS as MMDET_HOOKS
+from mmdet.registry import METRICS as MMDET_METRICS
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.registry import TASK_UTILS as MMDET_TASK_UTILS
 from mmdet.registry import TRANSFORMS as MMDET_TRANSFORMS
 from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
+DATASETS = Registry(
+    'dataset',
+    parent=MMDET_DATASETS,
+    scope='mmdet_ohem',
+    locations=['mmdet_ohem.voc_server'],
+)
 HOOKS = Registry(
     'hook',
     parent=MMDET_HOOKS,
     scope='mmdet_ohem',
     locations=['mmdet_ohem.seed_hook', 'mmdet_ohem.mining_hook'],
+)
+METRICS = Registry(
+    'metric',
+    parent=MMDET_METRICS,
+    scope='mmdet_ohem',
+    locations=['mmdet_ohem.voc_server'],
 )
 MODELS = Registry(
     'model',

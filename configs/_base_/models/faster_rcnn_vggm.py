@@ -1,0 +1,9 @@
+# Faster R-CNN with VGG_CNN_M_1024: Fast R-CNN and the RPN that proposes its boxes.
+_base_ = ['./fast_rcnn_vggm.py', './vgg_rpn.py']
+
+model = dict(
+    type='FasterRCNN',
+    rpn_head=_base_.rpn_head,
+    train_cfg=_base_.rpn_train_cfg,
+    test_cfg=_base_.rpn_test_cfg,
+)

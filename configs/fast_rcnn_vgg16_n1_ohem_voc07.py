@@ -1,0 +1,6 @@
+# The paper's Table 1, row 11: OHEM, VGG16, N = 1, B = 128: 69.7 mAP.
+_base_ = 'fast_rcnn_vgg16_ohem_voc07.py'
+
+model = dict(train_cfg=dict(rcnn=dict(sampler=dict(num=128))))
+train_dataloader = dict(batch_size=1)
+auto_scale_lr = dict(base_batch_size=1)

@@ -1,0 +1,9 @@
+# Fast R-CNN, VGG16, 07++12 to VOC12 test: 68.4 mAP in the paper.
+_base_ = [
+    '_base_/models/fast_rcnn_vgg16.py',
+    '_base_/datasets/voc07pp12.py',
+    '_base_/schedules/voc12_200k.py',
+    '_base_/default_runtime.py',
+]
+
+test_evaluator = dict(out_dir='work_dirs/{{ fileBasenameNoExtension }}')

@@ -1,0 +1,9 @@
+# Fast R-CNN, VGG16, VOC12 trainval to VOC12 test: 65.7 mAP in the paper.
+_base_ = [
+    '_base_/models/fast_rcnn_vgg16.py',
+    '_base_/datasets/voc12.py',
+    '_base_/schedules/voc12_200k.py',
+    '_base_/default_runtime.py',
+]
+
+test_evaluator = dict(out_dir='work_dirs/{{ fileBasenameNoExtension }}')
