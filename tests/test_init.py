@@ -32,9 +32,21 @@ def test_an_unfit_mmcv_is_one_sentence(monkeypatch, versions, words):
         mmdet_ohem._check_mmcv()
 
 
+def test_the_fork_of_mmcv_fits_from_its_first_version(monkeypatch):
+    pretend_installed(monkeypatch, onedl_mmcv='2.3.6')
+    mmdet_ohem._check_mmcv()
+
+
+def test_the_fork_needs_operators_too(monkeypatch):
+    pretend_installed(monkeypatch, onedl_mmcv='2.3.6')
+    monkeypatch.setitem(sys.modules, 'mmcv.ops', None)  # import fails
+    with pytest.raises(RuntimeError, match='operators of onedl-mmcv 2.3.6 cannot'):
+        mmdet_ohem._check_mmcv()
+
+
 def test_an_mmcv_without_operators_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mmcv.ops', None)  # import fails
-    with pytest.raises(RuntimeError, match='the operators of mmcv .* cannot be loaded'):
+    with pytest.raises(RuntimeError, match='the operators of .*mmcv .* cannot be loaded'):
         mmdet_ohem._check_mmcv()
 
 
