@@ -46,7 +46,9 @@ def test_the_fork_needs_operators_too(monkeypatch):
 
 def test_an_mmcv_without_operators_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mmcv.ops', None)  # import fails
-    with pytest.raises(RuntimeError, match='the operators of .*mmcv .* cannot be loaded'):
+    with pytest.raises(
+        RuntimeError, match='the operators of .*mmcv .* cannot be loaded'
+    ):
         mmdet_ohem._check_mmcv()
 
 
