@@ -147,6 +147,8 @@ class PlainPass:
             len(self.rois) > 4 * num
             and num_weights >= MIN_WEIGHTS_FOR_BFLOAT16
             and self.feats[0].dtype == torch.float32
+            # Under AMP the precision is the user's choice already.
+            and not _is_autocast(self.feats[0].device)
             and has_fast_bfloat16(self.feats[0].device)
         )
 
@@ -230,3 +232,10 @@ def has_fast_bfloat16(device: torch.device) -> bool:
         names = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
         return any(getattr(torch.cpu, name, bool)() for name in names)
     return False
+
+
+def _is_autocast(device: torch.device) -> bool:
+    try:
+        return torch.is_autocast_enabled(device.type)
+    except TypeError:  # before PyTorch 2.4 it took no device
+        return torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()

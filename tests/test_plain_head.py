@@ -85,8 +85,8 @@ def rows_through_head(roi_head):
     calls = []
 
     def record(module, args):
-        bfloat16 = torch.is_autocast_cpu_enabled()
-        calls.append((len(args[0]), 'bfloat16' if bfloat16 else 'float32'))
+        output = torch.nn.functional.linear(args[0].flatten(1), torch.eye(1, 256))
+        calls.append((len(args[0]), str(output.dtype).removeprefix('torch.')))
 
     roi_head.bbox_head.register_forward_pre_hook(record)
     return calls
@@ -201,6 +201,17 @@ def test_a_network_that_tells_no_rois_apart_is_scored_in_full(in_bfloat16):
     np.testing.assert_allclose(losses[mined], full[mined], rtol=1e-5, atol=1e-5)
     assert len(calls) <= 1 + mmdet_ohem.plain_head.MAX_TURNS
     assert sum(rows for rows, _ in calls) <= 2 * len(fast.rois)
+
+
+def test_under_amp_there_is_one_pass(in_bfloat16):
+    roi_head = build_roi_head()
+    candidates, feats = make_image(roi_head, seed=1)
+    calls = rows_through_head(roi_head)
+    fast = PlainPass(roi_head, candidates, feats)
+    with torch.autocast('cpu', torch.bfloat16):
+        mined, losses = fast.mine(16, 0.7, None)
+    assert calls == [(len(fast.rois), 'bfloat16')]
+    assert losses.dtype == torch.float32 and len(mined) == 16
 
 
 def test_few_rois_are_scored_once(in_bfloat16):
