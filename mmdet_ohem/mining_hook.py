@@ -10,7 +10,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from mmdet_ohem.ohem_sampler import Mining, OHEMSampler
+from mmdet_ohem.ohem_sampler import UNFIT_ROI_HEADS, Mining, OHEMSampler
 from mmdet_ohem.pictures import draw_ranking
 from mmdet_ohem.registry import HOOKS
 from mmdet_ohem.watch import samplers_of, watched
@@ -106,8 +106,11 @@ class MiningHook(_WatchingHook):
         return self._is_free or super()._watches(runner)
 
     def _show(self, runner, rankings: list[list[Mining]], data_batch) -> None:
+        # A cascade may end before a stage has seen an image.
+        device = next(runner.model.parameters()).device
+        nothing = torch.zeros(len(SUMS), dtype=torch.float64, device=device)
         sums = [
-            torch.stack([_sums(mining, num) for mining in images]).sum(dim=0)
+            sum((_sums(mining, num) for mining in images), nothing)
             for images, num in zip(rankings, self._nums, strict=True)
         ]
         self._recent.append(torch.stack(sums))
@@ -144,8 +147,13 @@ class MinedPicturesHook(_WatchingHook):
     def __init__(self, interval: int = 500) -> None:
         super().__init__(interval)
 
+    def before_train(self, runner) -> None:
+        _roi_head(runner.model, type(self).__name__)  # now, not after 500 iterations
+
     @master_only
     def _show(self, runner, rankings: list[list[Mining]], data_batch) -> None:
+        if not rankings[0]:
+            return
         image = data_batch['inputs'][0].permute(1, 2, 0).cpu().numpy()[..., ::-1]
         picture = draw_ranking(image, rankings[0][0])
         runner.visualizer.add_image('mined', picture, step=runner.iter + 1)
@@ -160,6 +168,12 @@ def _roi_head(model: nn.Module, hook: str) -> nn.Module:
             f'{type(detector).__name__} has no RoI head with a sampler; remove the '
             'hook from this config.'
         )
+    for unfit, reason in UNFIT_ROI_HEADS.items():
+        if isinstance(roi_head, unfit):
+            raise TypeError(
+                f'custom_hooks: {hook} ranks RoIs by loss, but '
+                f'{type(roi_head).__name__} {reason}; remove the hook from this config.'
+            )
     return roi_head
 
 

@@ -264,3 +264,17 @@ def test_a_detector_without_roi_head_is_named(hook):
 def test_an_interval_is_a_whole_number(interval):
     with pytest.raises(ValueError, match='MiningHook.interval'):
         HOOKS.build(dict(type='mmdet_ohem.MiningHook', interval=interval))
+
+
+def test_a_cascade_that_ends_early_is_logged_as_far_as_it_came():
+    hook = HOOKS.build(dict(type='mmdet_ohem.MiningHook', interval=1))
+    roi_head = build_from(stage_config())
+    runner = SimpleNamespace(
+        model=torch.nn.ModuleDict(dict(roi_head=roi_head)),
+        iter=0,
+        log_processor=SimpleNamespace(window_size=2),
+        message_hub=MessageHub.get_instance('nothing sampled'),
+    )
+    hook.before_train(runner)
+    hook._show(runner, [[]], None)
+    assert not runner.message_hub.log_scalars
