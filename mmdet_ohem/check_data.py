@@ -67,8 +67,10 @@ def check_data(cfg: Config, loops: tuple[str, ...]) -> None:
         wrapped = (cfg.get(f'{loop}_dataloader') or {}).get('dataset')
         _check_transforms(wrapped, key)
         for dataset in _datasets(wrapped):
+            if dataset.get('backend_args'):
+                continue  # in a store of objects, an archive, ...
             path = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
-            if not path.exists():
+            if not path.is_file():
                 raise SystemExit(
                     f'{path}, the list of {loop} images, is missing'
                     + _other_years(dataset)
