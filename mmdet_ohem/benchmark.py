@@ -157,7 +157,7 @@ def _serve(
     """Train an iteration whenever asked to, in a process of its own."""
     torch.manual_seed(0)
     batch = batch_of(config)
-    detector = MODELS.build(_without_weights(config.model))
+    detector = MODELS.build(ConfigDict(_without_weights(config.model)))
     detector.init_weights()
     detector.to(device).train()
     optim_wrapper = build_optim_wrapper(detector, config.optim_wrapper)
@@ -172,11 +172,15 @@ def _serve(
         connection.send((seconds, clock.seconds, _peak_bytes(device)))
 
 
-def _without_weights(model: dict) -> dict:
+def _without_weights(model):
     """The same network without pretrained weights: they cost no time and no memory."""
-    model = copy.deepcopy(model)
-    for part in (model, model.backbone, *_stages(model.roi_head.bbox_head)):
-        part.init_cfg = None
+    if isinstance(model, dict):
+        return {
+            key: None if key == 'init_cfg' else _without_weights(value)
+            for key, value in model.items()
+        }
+    if isinstance(model, (list, tuple)):
+        return type(model)(_without_weights(part) for part in model)
     return model
 
 
@@ -303,6 +307,7 @@ class BatchMaker:
     def __call__(self, config: Config) -> dict:
         register_all_modules()
         rng = np.random.default_rng(0)
+        np.random.seed(0)  # of several scales each config draws the same
         batch_size = config.train_dataloader.batch_size
         with tempfile.TemporaryDirectory() as folder:
             if self.images is None:
@@ -322,8 +327,11 @@ class BatchMaker:
         gt_bboxes = large[rng.permutation(len(large))[:NUM_GTS]]
 
         classes = _stages(config.model.roi_head.bbox_head)[0].num_classes
-        steps = config.train_dataloader.dataset.pipeline
-        resize = next(step for step in steps if step['type'] == 'Resize')
+        dataset = config.train_dataloader.dataset
+        while 'pipeline' not in dataset:
+            dataset = dataset.get('dataset') or dataset.datasets[0]
+        resizes = [s for s in dataset.pipeline if s['type'].endswith('Resize')]
+        resize = [*resizes, dict(type='Resize', scale=(1000, 600), keep_ratio=True)][0]
         results = dict(
             img_path=str(path),
             img_id=path.stem,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import run_tool
 from mmengine.config import Config
+from mmengine.hub import get_config
 from reference import iou
 from reference import select_hard_rois as plain_select_hard_rois
 
@@ -74,6 +75,19 @@ def test_batches_have_the_rois_asked_for():
             overlaps = [iou(box, gt) for box in boxes.numpy().round(2)]
             assert max(overlaps) > 0.95
         assert (again.proposals.bboxes == boxes).all(), 'the same for every config'
+
+
+@pytest.mark.parametrize('name', ['ms_voc07', 'ohem_voc0712', 'ohem_ms_coco_trainval'])
+def test_several_scales_and_several_data_sets_make_a_batch(name):
+    config = Config.fromfile(f'configs/fast_rcnn_vgg16_{name}.py')
+    batch = BatchMaker(num_rois=20)(config)
+    assert all(len(sample.proposals) == 20 for sample in batch['data_samples'])
+
+
+def test_no_weights_are_fetched():
+    model = get_config('mmdet::faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py').model
+    assert 'Pretrained' in str(model)
+    assert 'Pretrained' not in str(benchmark._without_weights(model))
 
 
 def test_more_boxes_are_made_from_those_there_are():
