@@ -58,8 +58,11 @@ def main() -> None:
     if args.resume:
         if args.resume != 'auto' and not Path(args.resume).is_file():
             raise SystemExit(f'There is no checkpoint {args.resume} to resume from.')
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+        # Without a checkpoint to go on from, load_from of the config holds.
+        if args.resume != 'auto':
+            cfg.resume, cfg.load_from = True, args.resume
+        elif (Path(cfg.work_dir) / 'last_checkpoint').exists():
+            cfg.resume, cfg.load_from = True, None
     Runner.from_cfg(cfg).train()
 
 
