@@ -74,7 +74,8 @@ class MiningHook(_WatchingHook):
 
     A cascade has them for each stage: ``mining/s0.loss_all_rois`` and so on. Like the
     losses in the log, they are means over the last ``log_processor.window_size``
-    iterations, of the images of the first process.
+    iterations, of the images of the first process; a resumed training goes on with
+    those before it.
 
     OHEMSampler has the losses at hand, so every iteration counts and the cost is
     nothing to speak of. With any other sampler a read-only pass over all RoIs is made
@@ -100,7 +101,16 @@ class MiningHook(_WatchingHook):
         self._is_free = None not in self._nums
         step = 1 if self._is_free else self.interval
         window = max(1, runner.log_processor.window_size // step)
-        self._recent = deque(maxlen=window)
+        self._recent = deque(self._recent, maxlen=window)
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        checkpoint['mining_recent'] = [sums.cpu() for sums in self._recent]
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        if runner._resume:  # not for load_from, weights of another training
+            device = next(runner.model.parameters()).device
+            recent = checkpoint.get('mining_recent', [])
+            self._recent = deque(sums.to(device) for sums in recent)
 
     def _watches(self, runner) -> bool:
         return self._is_free or super()._watches(runner)

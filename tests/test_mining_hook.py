@@ -40,7 +40,7 @@ OF_EVERY_SAMPLER = {
 OF_OHEM = OF_EVERY_SAMPLER | {'mining/dropped_by_nms', 'mining/loss_at_cut'}
 HOOKS_OF_THE_TEST = """
 custom_hooks = [
-    *_base_.custom_hooks,
+    _base_.custom_hooks[0],
     dict(type='mmdet_ohem.MiningHook', interval=2),
     dict(type='mmdet_ohem.MinedPicturesHook', interval=3),
 ]
@@ -72,6 +72,24 @@ def runs(request, lookalikes, tmp_path_factory):
     plain = train(folder / 'plain', lookalikes, request.param)
     watched = train(folder / 'watched', lookalikes, request.param, HOOKS_OF_THE_TEST)
     return request.param, plain, watched
+
+
+def test_a_resumed_training_logs_what_the_unbroken_one_does(runs, lookalikes, tmp_path):
+    sampler, _, unbroken = runs
+    checkpoint = str(unbroken / 'iter_3.pth')
+    extra = f'{HOOKS_OF_THE_TEST}resume = True\nload_from = {checkpoint!r}'
+    resumed = train(tmp_path / f'resumed_{sampler}', lookalikes, sampler, extra)
+    logs = [
+        {
+            (line['step'], name): value
+            for line in log_of(run)
+            for name, value in line.items()
+            if name.startswith('mining/') and line['step'] > 3
+        }
+        for run in (unbroken, resumed)
+    ]
+    assert logs[0] == logs[1]
+    assert {step for step, _ in logs[0]} >= {4, 6}
 
 
 def test_training_is_bit_for_bit_the_same(runs):
