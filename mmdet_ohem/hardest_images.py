@@ -19,10 +19,10 @@ from mmdet.models.detectors import TwoStageDetector
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox_flip, bbox_overlaps, get_box_tensor
 from mmengine.dataset import BaseDataset, pseudo_collate
-from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from mmdet_ohem.load_detector import load_weights
 from mmdet_ohem.mining import select_hard_rois
 from mmdet_ohem.watch import samplers_of, watched
 
@@ -127,7 +127,7 @@ def find_hardest(
     passes = [(c, i) for c in range(len(checkpoints)) for i in range(len(dataset))]
     for c, i in progress(passes):
         if i == 0:
-            _load(detector, checkpoints[c])
+            load_weights(detector, checkpoints[c])
         scored = _score(detector, _read(dataset, i), num)
         img_id, img_path = scored.sample.img_id, scored.sample.img_path
 
@@ -193,16 +193,6 @@ def _match(spots: list[Hard], boxes: Tensor, new: Callable) -> list[Hard]:
         else:
             found.append(spots[int(ious.argmax())])
     return found
-
-
-def _load(detector: TwoStageDetector, checkpoint: str) -> None:
-    try:
-        load_checkpoint(detector, checkpoint, map_location='cpu', strict=True)
-    except RuntimeError as error:
-        raise ValueError(
-            f'{checkpoint} does not fit the config, its layers are others: give the '
-            'config that it was trained with.'
-        ) from error
 
 
 def _read(dataset: BaseDataset, index: int) -> dict:

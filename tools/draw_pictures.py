@@ -5,12 +5,12 @@ from pathlib import Path
 
 import mmcv
 import numpy as np
-from mmdet.apis import init_detector
 from mmdet.registry import DATASETS
 from tqdm import tqdm
 
 from mmdet_ohem.check_data import check_data
 from mmdet_ohem.launch import add_config_arguments, load_config
+from mmdet_ohem.load_detector import load_detector
 from mmdet_ohem.pictures import draw_detections, draw_mined, montage
 
 
@@ -38,7 +38,10 @@ def main() -> None:
             f'{args.config} has no mmdet_ohem.OHEMSampler in model.train_cfg.rcnn: '
             'there are no mined RoIs to draw.'
         )
-    detector = init_detector(cfg, args.checkpoint, device=args.device)
+    try:
+        detector = load_detector(cfg, args.checkpoint, args.device)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
     for name, loop, draw in (
         ('detections', 'test', draw_detections),
         ('mined', 'train', draw_mined),
