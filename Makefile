@@ -10,7 +10,7 @@ help:  ## this list
 setup: .venv/.ready  ## build .venv (once; about 10 minutes, mostly mmcv)
 
 demo: setup  ## train a detector with OHEM and without, compare, leave pictures
-	@PYTHON=$(PYTHON) bash tools/demo.sh
+	@PYTHON=$(PYTHON) bash tools/make_demo.sh
 
 test: setup  ## run the tests; ARGS="-k sampler" goes to pytest
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(ARGS) -n 2 --dist loadfile

@@ -10,6 +10,7 @@ import torch
 from mmdet.models.detectors import TwoStageDetector
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.dataset import BaseDataset, pseudo_collate
+from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 from torch import Tensor
 
@@ -95,16 +96,11 @@ def draw_detections(
     data = dataset[index]
     with torch.no_grad():
         sample = detector.test_step(pseudo_collate([data]))[0]
-    found = sample.pred_instances[sample.pred_instances.scores >= score_thr].cpu()
-    classes = dataset.metainfo['classes']
-    texts = [
-        f'{classes[label]} {score:.2f}'
-        for label, score in zip(found.labels, found.scores, strict=True)
-    ]
     image = mmcv.imread(sample.img_path, channel_order='rgb')
     gt_bboxes = get_box_tensor(sample.gt_instances.bboxes)
-    groups = [Boxes(gt_bboxes, GROUND_TRUTH), Boxes(found.bboxes, DETECTION, texts)]
-    return draw_boxes(image, groups)
+    classes = dataset.metainfo['classes']
+    found = detected_boxes(sample.pred_instances, classes, score_thr)
+    return draw_boxes(image, [Boxes(gt_bboxes, GROUND_TRUTH), found])
 
 
 @dataclass
@@ -122,6 +118,18 @@ class Boxes:
     colour: tuple[int, int, int]
     texts: Sequence[str] | None = None
     strengths: Tensor | None = None
+
+
+def detected_boxes(
+    found: InstanceData, classes: Sequence[str], score_thr: float
+) -> Boxes:
+    """Detections of ``score_thr`` or more, to be drawn with class and score."""
+    found = found[found.scores >= score_thr].cpu()
+    texts = [
+        f'{classes[label]} {score:.2f}'
+        for label, score in zip(found.labels, found.scores, strict=True)
+    ]
+    return Boxes(found.bboxes, DETECTION, texts)
 
 
 def draw_boxes(image: np.ndarray, groups: list[Boxes]) -> np.ndarray:

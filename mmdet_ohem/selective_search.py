@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -86,10 +88,7 @@ def search_images(
         print(f'{len(images) - len(todo)} of {len(images)} images were done before.')
     if not todo:
         return
-    # A plain fork of a process in which OpenCV has started its threads hangs.
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(workers, context, _start_worker) as pool:
+    with _workers(workers) as pool:
         jobs = [pool.submit(_search_file, *job, quality) for job in todo.items()]
         done = as_completed(jobs)
         try:
@@ -102,6 +101,33 @@ def search_images(
             raise
 
 
+def search_in_order(images: list[Path]) -> Iterator[np.ndarray | None]:
+    """Run `selective_search` on images in parallel, ahead of who uses the boxes.
+
+    Yields:
+        For each image, in order, boxes as `selective_search` returns them, or None of
+        a file that cannot be read as an image.
+
+    Raises:
+        ImportError: As in `selective_search`.
+    """
+    check_opencv()
+    with _workers() as pool:
+        jobs = deque(pool.submit(_search_if_readable, image) for image in images)
+        try:
+            while jobs:
+                yield jobs.popleft().result()
+        finally:  # whoever uses the boxes may end early
+            pool.shutdown(cancel_futures=True)
+
+
+def _workers(number: int | None = None) -> ProcessPoolExecutor:
+    # A plain fork of a process in which OpenCV has started its threads hangs.
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload([__name__])
+    return ProcessPoolExecutor(number, context, _start_worker)
+
+
 def _is_done(result: Path, image: Path) -> bool:
     return result.exists() and result.stat().st_mtime >= image.stat().st_mtime
 
@@ -109,6 +135,11 @@ def _is_done(result: Path, image: Path) -> bool:
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     cv2.setNumThreads(1)  # the cores are taken by the other workers
+
+
+def _search_if_readable(image_file: Path) -> np.ndarray | None:
+    image = cv2.imread(str(image_file), cv2.IMREAD_COLOR)
+    return None if image is None else selective_search(image)
 
 
 def _search_file(result: Path, image_file: Path, quality: bool) -> None:

@@ -5,7 +5,11 @@ import cv2
 import numpy as np
 import pytest
 
-from mmdet_ohem.selective_search import search_images, selective_search
+from mmdet_ohem.selective_search import (
+    search_images,
+    search_in_order,
+    selective_search,
+)
 
 
 def picture(seed, width=120, height=90):
@@ -82,6 +86,16 @@ def test_what_is_done_is_not_done_again(images, tmp_path, capsys):
     assert found['image0'] == [[7] * 4]
     assert found['image1'] == selective_search(picture(1)).tolist()
     assert '2 of 4 images were done before' in capsys.readouterr().out
+
+
+def test_images_in_order_and_a_broken_one_among_them(images, tmp_path):
+    broken = tmp_path / 'broken.png'
+    broken.write_text('no image')
+    first, *others = images.values()
+    found = list(search_in_order([first, broken, *others]))
+    assert found.pop(1) is None
+    for boxes, path in zip(found, images.values(), strict=True):
+        assert (boxes == selective_search(cv2.imread(str(path)))).all()
 
 
 def test_broken_image_is_named_and_the_others_stay(images, tmp_path):
