@@ -33,7 +33,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmdet_ohem import ohem_sampler, plain_head
-from mmdet_ohem.compare import SAMPLERS
+from mmdet_ohem.compare_configs import set_sampler
 from mmdet_ohem.image_folder import image_size, list_images
 from mmdet_ohem.lookalikes import draw_image
 from mmdet_ohem.mining import select_hard_rois
@@ -282,9 +282,7 @@ def paper_contenders(configs: Path) -> list[Contender]:
     for network in ('vgg16', 'vggm'):
         for sampler in ('random', 'mmdet-ohem', 'ohem'):
             config = Config.fromfile(configs / f'fast_rcnn_{network}_voc07.py')
-            rcnn, settings = config.model.train_cfg.rcnn, dict(SAMPLERS[sampler])
-            rcnn.assigner.neg_iou_thr = settings.pop('neg_iou_thr')
-            rcnn.sampler = ConfigDict(num=rcnn.sampler.num, **settings)
+            set_sampler(config, sampler)
             contenders.append(Contender(f'{network}, {sampler}', config, network))
     return contenders
 

@@ -1,8 +1,9 @@
 """Train one config with several samplers and seeds, and tabulate what came out."""
 
+import ctypes
 import json
-import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -10,37 +11,28 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from mmengine.config import Config
 
-# What replaces `assigner.neg_iou_thr` and `sampler` of train_cfg.rcnn; `num` stays the
-# config's. Fast R-CNN samples a quarter of foreground (Girshick, ICCV 2015).
-SAMPLERS = {
-    'random': dict(neg_iou_thr=(0.1, 0.5), type='RandomSampler', pos_fraction=0.25),
-    'random-bg0': dict(neg_iou_thr=0.5, type='RandomSampler', pos_fraction=0.25),
-    'mmdet-ohem': dict(neg_iou_thr=0.5, type='mmdet.OHEMSampler', pos_fraction=0.25),
-    'ohem': dict(neg_iou_thr=0.5, type='mmdet_ohem.OHEMSampler'),
-    'ohem-per-label': dict(
-        neg_iou_thr=0.5, type='mmdet_ohem.OHEMSampler', nms_per_label=True
-    ),
-}
-LABELS = {
-    'random': 'random, bg_lo 0.1 (Fast R-CNN)',
-    'random-bg0': 'random, bg_lo 0',
-    'mmdet-ohem': "MMDetection's OHEMSampler",
-    'ohem': '**mmdet_ohem.OHEMSampler**',
-    'ohem-per-label': '**mmdet_ohem.OHEMSampler**, nms_per_label=True',
-}
-METRICS = ('pascal_voc/mAP', 'coco/bbox_mAP')
+from mmdet_ohem.compare_configs import budget_unit, make_run
+from mmdet_ohem.compare_report import write_report
+from mmdet_ohem.curves import LOSS_ALL_ROIS, read_curve
+
+# The end of a training, over whose log the loss over all RoIs is averaged.
+LAST_PART = 0.25
+LOSS_OF_FIRST_STAGE = 'mining/s0.loss_all_rois'
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass
 class Run:
-    """One training of one sampler with one seed, in a folder of its own."""
+    """One training and test of one sampler with one seed, in a folder of its own."""
 
-    config: str
     sampler: str
     seed: int
+    config: Config
     folder: Path
+    peak_mb: float | None = None
 
     @property
     def name(self) -> str:
@@ -48,128 +40,175 @@ class Run:
 
     @property
     def config_file(self) -> Path:
-        return self.folder / 'run.py'
+        # Not in the folder: there MMEngine writes what it made of a config.
+        return self.folder.with_name(f'{self.folder.name}.py')
 
     @property
     def result_file(self) -> Path:
         return self.folder / 'result.json'
 
-    def prepare(self, cfg_options: list[str]) -> None:
-        """Write the config of this run, as a user would have written it.
+    @property
+    def length(self) -> int:
+        return self.config.train_cfg[budget_unit(self.config)]
+
+    def prepare(self) -> None:
+        """Write the config of this run.
 
         Raises:
-            RuntimeError: the folder holds a run of other settings, or the config has
-                not the one ``train_cfg.rcnn`` whose sampler could be changed.
+            RuntimeError: the folder has a run of another config.
         """
-        rcnn = Config.fromfile(self.config).model.train_cfg.get('rcnn')
-        if not isinstance(rcnn, dict) or 'sampler' not in rcnn:
+        text = self.config.pretty_text
+        path = self.config_file
+        if path.exists() and path.read_text() != text:
             raise RuntimeError(
-                f'{self.config} has no model.train_cfg.rcnn.sampler to compare others '
-                'with (a cascade has one for each stage).'
+                f'{path} is of another comparison: choose another --work-dir, or '
+                f'remove it and the folder {self.folder.name} beside it.'
             )
-        sampler = dict(_delete_=True, num=rcnn.sampler.num, **SAMPLERS[self.sampler])
-        neg_iou_thr = sampler.pop('neg_iou_thr')
-        rcnn = dict(assigner=dict(neg_iou_thr=neg_iou_thr), sampler=sampler)
         self.folder.mkdir(parents=True, exist_ok=True)
-        text = (
-            f'_base_ = {str(Path(self.config).resolve())!r}\n'
-            f'randomness = dict(seed={self.seed})\n'
-            f'model = dict(train_cfg=dict(rcnn={rcnn!r}))\n'
-            '# Evaluated once, after training.\n'
-            'val_cfg = val_dataloader = val_evaluator = None\n'
-        )
-        settings = Config.fromfile(self.config).to_dict()
-        settings = json.dumps([text, settings, list(cfg_options)], default=str)
-        path = self.folder / 'settings.json'
-        if path.exists() and path.read_text() != settings:
-            raise RuntimeError(
-                f'{self.folder} holds a run of other settings (settings.json there): '
-                'choose another --work-dir, or remove the folder.'
-            )
-        _write(self.config_file, text)
-        _write(path, settings)
+        _write(path, text)
 
-    def losses(self) -> list[dict]:
-        """What MMEngine logged of the training, the lines of every start."""
-        lines = []
-        for log in sorted(self.folder.glob('*/vis_data/scalars.json')):
-            # The last line may be half written, by a run that goes on or was killed.
-            whole = log.read_text().rpartition('\n')[0]
-            lines += [json.loads(line) for line in whole.splitlines()]
-        return [line for line in lines if 'loss' in line]
+    def progress(self) -> str:
+        curve = self._logged('loss')
+        if not curve:
+            return self.name
+        step, loss = list(curve.items())[-1]
+        of = f'/{self.length}' if 'max_iters' in self.config.train_cfg else ''
+        return f'{self.name}: iteration {step}{of}, loss {loss:.3f}'
+
+    def watch_memory(self, pid: int) -> None:
+        """Keep the peak memory of a process, where the system tells it (Linux)."""
+        try:
+            status = Path(f'/proc/{pid}/status').read_text()
+        except OSError:
+            return
+        for line in status.splitlines():
+            if line.startswith('VmHWM:'):
+                self.peak_mb = max(self.peak_mb or 0, int(line.split()[1]) / 1024)
 
     def save_result(self) -> None:
         logs = sorted((self.folder / 'test').glob('*/*.json'))
         scores = json.loads(logs[-1].read_text())
-        metric = next((metric for metric in METRICS if metric in scores), None)
+        # coco/bbox_mAP, pascal_voc/mAP, lvis/bbox_AP: the first is that of the boxes.
+        metric = next((name for name in scores if name.endswith('AP')), None)
         if metric is None:
             raise RuntimeError(
                 f'The test of {self.name} gave {", ".join(scores)}, none of which is '
-                f'{" or ".join(METRICS)}.'
+                'an mAP: set test_evaluator to one that gives it.'
             )
-        seconds = [line['time'] for line in self.losses()]
         result = dict(
             sampler=self.sampler,
             seed=self.seed,
+            metric=metric,
             mAP=scores[metric],
-            # A run shorter than the logger's interval logs none.
-            seconds_per_iteration=statistics.median(seconds or [math.nan]),
+            loss_all_rois=self._loss_at_the_end(),
+            seconds_per_iteration=statistics.median(self._logged('time').values()),
+            # Of the tensors on a GPU, or of the process.
+            memory_mb=max(self._logged('memory').values(), default=self.peak_mb),
         )
         _write(self.result_file, json.dumps(result))
 
+    def loss_curve(self) -> dict[int, float]:
+        """The loss over all RoIs by iteration; of a cascade that of its first stage.
+
+        Nothing for focal loss, which is no measure for the others.
+        """
+        if self.sampler == 'focal':
+            return {}
+        return self._logged(LOSS_ALL_ROIS) or self._logged(LOSS_OF_FIRST_STAGE)
+
+    def _loss_at_the_end(self) -> float | None:
+        curve = self.loss_curve()
+        first = (1 - LAST_PART) * max(curve, default=0)
+        losses = [loss for step, loss in curve.items() if step > first]
+        return statistics.mean(losses) if losses else None
+
+    def _logged(self, key: str) -> dict[int, float]:
+        try:
+            return read_curve(self.folder, key)
+        except (FileNotFoundError, ValueError):  # or memory, which only GPUs have
+            return {}
+
 
 def compare(
-    config: str,
+    config: Config,
     samplers: list[str],
     seeds: list[int],
-    folder: str,
+    folder: str | os.PathLike,
     tools: Path,
-    cfg_options: list[str] = (),
-    jobs: int = 1,
+    budget: int | None = None,
+    jobs: int | None = None,
 ) -> list[dict]:
     """Train and test what is not yet; a run that was cut off goes on from its last
-    checkpoint.
+    checkpoint, and comes out as if it had not been.
 
     Args:
-        config: a config of a two-stage detector whose train_cfg.rcnn has a sampler.
+        config: of a two-stage detector whose train_cfg.rcnn has a sampler.
         samplers: keys of ``SAMPLERS``.
         seeds: ``randomness.seed`` of the runs.
-        folder: gets one folder per run, ``table.md`` and ``results.json``.
+        folder: gets one folder per run and what `write_report` writes.
         tools: the folder with train.py and test.py.
-        cfg_options: ``--cfg-options`` for both.
-        jobs: runs at a time; they share the CPU cores.
+        budget: as in `make_run`.
+        jobs: runs at a time: over the GPUs there are, or sharing the CPU cores. None:
+            one for each GPU, or one.
 
     Returns:
-        One dict per run: sampler, seed, mAP, seconds_per_iteration.
+        One dict per run: sampler, seed, metric and mAP, loss_all_rois,
+        seconds_per_iteration, memory_mb.
 
     Raises:
-        RuntimeError: a run failed, or cannot be made; the message says where to look.
+        ValueError: the config has no sampler to change.
+        RuntimeError: runs failed (the others are finished first), or the folder is
+            another comparison's; the message says where to look.
     """
+    folder = Path(folder)
     runs = [
-        Run(config, sampler, seed, Path(folder) / f'{sampler}-seed{seed}')
+        Run(
+            sampler,
+            seed,
+            make_run(config, sampler, seed, budget),
+            folder / f'{sampler}-seed{seed}',
+        )
         for seed in seeds
         for sampler in samplers
     ]
     for run in runs:
-        run.prepare(cfg_options)
-    waiting = [(run, 'train') for run in runs if not run.result_file.exists()]
-    running: dict[subprocess.Popen, tuple[Run, str]] = {}
+        run.prepare()
+    failed = _run_all(
+        [run for run in runs if not run.result_file.exists()], tools, _places(jobs)
+    )
+    if failed:
+        raise RuntimeError(
+            '\n'.join(f'{run.name} failed; see {log}.' for run, log in failed)
+            + '\nThe same command goes on where it stopped.'
+        )
+    results = [json.loads(run.result_file.read_text()) for run in runs]
+    curves = {(run.sampler, run.seed): run.loss_curve() for run in runs}
+    write_report(results, curves, folder)
+    return results
+
+
+def _run_all(runs: list[Run], tools: Path, places: list[dict]) -> list:
+    """Train and test; returns the runs that failed, each with its log."""
+    waiting = [(run, 'train') for run in runs]
+    running: dict[subprocess.Popen, tuple[Run, str, dict]] = {}
+    failed = []
     start = time.monotonic()
+    free = list(places)
     try:
         while waiting or running:
-            while waiting and len(running) < jobs:
+            while waiting and free:
                 run, step = waiting.pop(0)
-                process = _start(run, step, tools, cfg_options, jobs)
-                running[process] = run, step
-            _wait(running, start)
+                place = free.pop(0)
+                process = _start(run, step, tools, place)
+                running[process] = run, step, place
+            _wait(running, start, len(waiting))
             for process in [p for p in running if p.returncode is not None]:
-                run, step = running.pop(process)
+                run, step, place = running.pop(process)
+                free.append(place)
                 if process.returncode != 0:
-                    raise RuntimeError(
-                        f'{run.name} failed; see {run.folder / step}.log. The same '
-                        'command goes on where it stopped.'
-                    )
-                if step == 'train':
+                    failed.append((run, run.folder / f'{step}.log'))
+                    print(f'{run.name} failed: {failed[-1][1]}', flush=True)
+                elif step == 'train':
                     waiting.insert(0, (run, 'test'))
                 else:
                     run.save_result()
@@ -179,10 +218,20 @@ def compare(
             process.terminate()
         for process in running:
             process.wait()
-    results = [json.loads(run.result_file.read_text()) for run in runs]
-    (Path(folder) / 'results.json').write_text(json.dumps(results, indent=2))
-    (Path(folder) / 'table.md').write_text(table(results))
-    return results
+    return failed
+
+
+def _places(jobs: int | None) -> list[dict]:
+    """The environment variables of each run that goes at the same time."""
+    count = torch.cuda.device_count()
+    if count == 0:
+        jobs = jobs or 1
+        threads = str(max(1, (os.cpu_count() or 1) // jobs))
+        return [dict(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)] * jobs
+    # Those that this process may see, by whatever name.
+    gpus = os.environ.get('CUDA_VISIBLE_DEVICES', ','.join(map(str, range(count))))
+    gpus = gpus.split(',')[:count]
+    return [dict(CUDA_VISIBLE_DEVICES=gpus[i % count]) for i in range(jobs or count)]
 
 
 def _write(path: Path, text: str) -> None:
@@ -191,58 +240,46 @@ def _write(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _start(
-    run: Run, step: str, tools: Path, cfg_options: list[str], jobs: int
-) -> subprocess.Popen:
+def _start(run: Run, step: str, tools: Path, place: dict) -> subprocess.Popen:
     command = [sys.executable, str(tools / f'{step}.py'), str(run.config_file)]
     if step == 'train':
         command += ['--resume', '--work-dir', str(run.folder)]
     else:
         checkpoint = (run.folder / 'last_checkpoint').read_text()
         command += [checkpoint, '--work-dir', str(run.folder / 'test')]
-    if cfg_options:
-        command += ['--cfg-options', *cfg_options]
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    environment = dict(os.environ, OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
     print(f'{run.name}: {step}', flush=True)
     with open(run.folder / f'{step}.log', 'a') as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        return subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=log,
+            env=dict(os.environ, **place),
+            preexec_fn=_end_with_parent if sys.platform == 'linux' else None,
+        )
 
 
-def _wait(running: dict[subprocess.Popen, tuple[Run, str]], start: float) -> None:
-    """Until a process ends; every 15 seconds a line says how far the runs are."""
+def _end_with_parent() -> None:
+    """In a child: a comparison that is killed leaves no training behind, which the
+    next one would have beside its own."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _wait(running: dict, start: float, num_waiting: int) -> None:
+    """Until a process ends; now and then a line says how far the runs are."""
     said = time.monotonic()
     while all(process.poll() is None for process in running):
+        for process, (run, step, _) in running.items():
+            if step == 'train':
+                run.watch_memory(process.pid)
         time.sleep(0.5)
-        if time.monotonic() - said < 15:
+        now = time.monotonic()
+        if now - said < max(15, (now - start) / 20):
             continue
-        said = time.monotonic()
-        minutes, seconds = divmod(int(said - start), 60)
-        parts = []
-        for run, step in running.values():
-            losses = run.losses()
-            if step == 'test' or not losses:
-                parts.append(f'{run.name}: {step}')
-            else:
-                parts.append(
-                    f'{run.name}: iteration {losses[-1]["step"]}, '
-                    f'loss {losses[-1]["loss"]:.3f}'
-                )
+        said = now
+        minutes, seconds = divmod(int(now - start), 60)
+        parts = [
+            run.progress() if step == 'train' else f'{run.name}: test'
+            for run, step, _ in running.values()
+        ]
+        parts += [f'{num_waiting} to go'] if num_waiting else []
         print(f'  {minutes}:{seconds:02d}  ' + '; '.join(parts), flush=True)
-
-
-def table(results: list[dict]) -> str:
-    """A Markdown table: mean mAP of the seeds and its range, one row per sampler."""
-    rows = [
-        '| sampler | seeds | mAP | lowest to highest | s / iteration |',
-        '|---|---|---|---|---|',
-    ]
-    for sampler in dict.fromkeys(result['sampler'] for result in results):
-        of_sampler = [result for result in results if result['sampler'] == sampler]
-        scores = [result['mAP'] for result in of_sampler]
-        seconds = statistics.median(r['seconds_per_iteration'] for r in of_sampler)
-        rows.append(
-            f'| {LABELS[sampler]} | {len(scores)} | {statistics.mean(scores):.3f} '
-            f'| {min(scores):.3f} to {max(scores):.3f} | {seconds:.2f} |'
-        )
-    return '\n'.join(rows) + '\n'

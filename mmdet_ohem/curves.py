@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 LOSS_ALL_ROIS = 'mining/loss_all_rois'
@@ -62,17 +63,31 @@ def plot_curves(
 ) -> None:
     """Draw curves of `read_curve`, by the name in the legend, and write a picture."""
     figure = Figure(figsize=(7, 4.5), layout='constrained')
-    axes = figure.subplots()
-    for name, curve in curves.items():
-        # A marker, for a curve of one point is no line.
-        marker = 'o' if len(curve) == 1 else None
-        axes.plot(list(curve), list(curve.values()), label=name, marker=marker)
+    draw_curves(figure.subplots(), curves, ylabel)
+    save_figure(figure, path)
+
+
+def draw_curves(
+    axes: Axes, curves: dict[str, dict], ylabel: str = LOSS_ALL_ROIS
+) -> None:
+    """The same on axes of matplotlib; colours go round in the order of the curves."""
+    for i, (name, curve) in enumerate(curves.items()):
+        if curve:
+            # A marker, for a curve of one point is no line.
+            marker = 'o' if len(curve) == 1 else None
+            axes.plot(
+                list(curve), list(curve.values()), f'C{i}', label=name, marker=marker
+            )
     axes.set_xlabel('iteration')
     axes.set_ylabel(
         'mean loss per RoI, over all RoIs' if ylabel == LOSS_ALL_ROIS else ylabel
     )
     axes.grid(alpha=0.3)
     axes.legend()
+
+
+def save_figure(figure: Figure, path: str | os.PathLike) -> None:
+    """Write a picture, whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'{path.stem}.partial{path.suffix}')

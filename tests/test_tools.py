@@ -198,36 +198,39 @@ def test_pictures_show_colours_of_foreground_and_background(trained, tmp_path):
 @pytest.mark.slow
 def test_a_killed_comparison_goes_on_and_ends_as_an_unbroken_one(lookalikes, tmp_path):
     config = small_config(tmp_path / 'ohem.py', lookalikes, OHEM)
-    samplers = ['random', 'mmdet-ohem', 'ohem-per-label']
+    samplers = ['random', 'ohem-per-label', 'focal']
 
     def command(folder):
         words = ['tools/compare_samplers.py', config, '--samplers', *samplers]
-        return [*words, '--seeds', 0, '--jobs', 2, '--work-dir', tmp_path / folder]
+        words += ['--seeds', 0, '--budget', 20, '--jobs', 2]
+        return [*words, '--work-dir', tmp_path / folder]
 
     unbroken = run_tool(*command('unbroken'))
     assert unbroken.returncode == 0, unbroken.stderr
     table = (tmp_path / 'unbroken' / 'table.md').read_text()
     assert table in unbroken.stdout
-    for row in ('random, bg_lo 0.1', "MMDetection's OHEMSampler", 'nms_per_label=True'):
+    for row in ('random, bg_lo 0.1', 'nms_per_label=True', 'focal loss'):
         assert row in table
 
     killed = start_tool(*command('killed'))
-    half_way = tmp_path / 'killed' / 'random-seed0' / 'iter_3.pth'
-    while not half_way.exists() and killed.poll() is None:
+    first = tmp_path / 'killed' / 'random-seed0'
+    while not (first / 'last_checkpoint').exists() and killed.poll() is None:
         time.sleep(0.05)
     killed.send_signal(signal.SIGINT)
     _, stderr = killed.communicate()
     assert killed.returncode == 1 and 'Interrupted' in stderr
+    assert not (first / 'result.json').exists()
     assert not (tmp_path / 'killed' / 'table.md').exists()
 
     again = run_tool(*command('killed'))
     assert again.returncode == 0, again.stderr
+    assert len(list(first.glob('*/vis_data'))) == 2, 'two starts'
 
-    def scores(folder):
+    def what_was_learnt(folder):
         results = json.loads((tmp_path / folder / 'results.json').read_text())
-        return [(result['sampler'], result['mAP']) for result in results]
+        return [(r['sampler'], r['mAP'], r['loss_all_rois']) for r in results]
 
-    assert scores('killed') == scores('unbroken')
+    assert what_was_learnt('killed') == what_was_learnt('unbroken')
     third = run_tool(*command('killed'))  # nothing is left to do
     assert third.returncode == 0 and 'train' not in third.stdout
 

@@ -1,0 +1,208 @@
+"""What a comparison of samplers changes in a config."""
+
+import copy
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+# What replaces the sampler; `num` stays the config's. Fast R-CNN samples a quarter of
+# foreground (Girshick, ICCV 2015).
+QUARTER = dict(pos_fraction=0.25)
+SAMPLERS = {
+    'random': dict(type='RandomSampler', **QUARTER),
+    'random-bg0': dict(type='RandomSampler', **QUARTER),
+    'mmdet-ohem': dict(type='mmdet.OHEMSampler', **QUARTER),
+    'ohem': dict(type='mmdet_ohem.OHEMSampler'),
+    'ohem-per-label': dict(type='mmdet_ohem.OHEMSampler', nms_per_label=True),
+    # As in MMDetection's configs of Libra R-CNN and of PISA.
+    'iou-balanced': dict(
+        type='CombinedSampler',
+        pos_sampler=dict(type='InstanceBalancedPosSampler'),
+        neg_sampler=dict(
+            type='IoUBalancedNegSampler', floor_thr=-1, floor_fraction=0, num_bins=3
+        ),
+        **QUARTER,
+    ),
+    'score-hlr': dict(type='ScoreHLRSampler', k=0.5, bias=0.0, **QUARTER),
+    'focal': dict(type='RandomSampler', **QUARTER),
+}
+LABELS = {
+    'random': 'random, bg_lo 0.1 (Fast R-CNN)',
+    'random-bg0': 'random, bg_lo 0',
+    'mmdet-ohem': "MMDetection's OHEMSampler",
+    'ohem': '**mmdet_ohem.OHEMSampler**',
+    'ohem-per-label': '**mmdet_ohem.OHEMSampler**, nms_per_label=True',
+    'iou-balanced': 'IoU-balanced (Libra R-CNN)',
+    'score-hlr': 'Score-HLR (PISA)',
+    'focal': 'random, bg_lo 0, focal loss',
+}
+# Background of these has a lower bound (Fast R-CNN's bg_lo); of the others it has none.
+BG_LO = {'random': 0.1}
+# Lin et al., ICCV 2017, and the defaults of MMDetection.
+FOCAL_LOSS = dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25)
+# Keys of MMEngine's schedulers that count iterations or epochs.
+SCHEDULE_KEYS = ('begin', 'end', 'milestones', 'step_size', 'T_max', 'total_steps')
+# Iterations between two lines of the log, or fewer in a short training.
+LOG_INTERVAL = 50
+LINES_PER_RUN = 20
+CHECKPOINTS_PER_RUN = 10
+
+
+def set_sampler(config: Config, name: str) -> None:
+    """Change how a two-stage detector samples RoIs, in place.
+
+    Args:
+        config: with ``model.train_cfg.rcnn``, a dict or, for a cascade, a list.
+        name: key of ``SAMPLERS``.
+
+    Raises:
+        ValueError: see `why_not`.
+    """
+    if reason := why_not(config, name):
+        raise ValueError(f'{_name(config)}: {reason}')
+    for rcnn in _stages(config.model.train_cfg.rcnn):
+        low, high = BG_LO.get(name, 0), _upper(rcnn.assigner.neg_iou_thr)
+        rcnn.assigner.neg_iou_thr = (low, high) if low else high
+        kept = {
+            key: rcnn.sampler[key]
+            for key in ('num', 'add_gt_as_proposals')
+            if key in rcnn.sampler
+        }
+        rcnn.sampler = ConfigDict(copy.deepcopy(SAMPLERS[name]), **kept)
+    if name == 'score-hlr':
+        # The one RoI head that takes the weights which its sampler returns.
+        config.model.roi_head.type = 'PISARoIHead'
+    if name == 'focal':
+        for head in _stages(config.model.roi_head.bbox_head):
+            head.loss_cls = ConfigDict(FOCAL_LOSS)
+
+
+def fitting_samplers(config: Config) -> list[str]:
+    """Those of ``SAMPLERS`` that can take the place of a config's.
+
+    Raises:
+        ValueError: none can; see `why_not`.
+    """
+    fitting = [name for name in SAMPLERS if not why_not(config, name)]
+    if not fitting:
+        raise ValueError(f'{_name(config)}: {why_not(config, "ohem")}')
+    return fitting
+
+
+def why_not(config: Config, name: str) -> str | None:
+    """The reason why a sampler cannot take the place of a config's, or None."""
+    roi_head = config.model.get('roi_head')
+    stages = _stages((config.model.get('train_cfg') or {}).get('rcnn'))
+    if roi_head is None or not all('sampler' in (stage or {}) for stage in stages):
+        return (
+            'model has no roi_head with train_cfg.rcnn.sampler, whose samplers could '
+            'be compared; give the config of a two-stage detector.'
+        )
+    for stage in stages:
+        if 'num' not in stage.sampler or 'neg_iou_thr' not in stage.assigner:
+            return (
+                'train_cfg.rcnn needs sampler.num, the RoIs to train on, and '
+                'assigner.neg_iou_thr; it has '
+                f'sampler={dict(stage.sampler)}, assigner={dict(stage.assigner)}.'
+            )
+    head = _type(roi_head)
+    if name == 'score-hlr' and head not in ('StandardRoIHead', 'PISARoIHead'):
+        return (
+            "Score-HLR works with MMDetection's StandardRoIHead and PISARoIHead "
+            f'alone, not with {head}; leave score-hlr out of --samplers.'
+        )
+    return None
+
+
+def make_run(config: Config, sampler: str, seed: int, budget: int | None) -> Config:
+    """The config of one run of a comparison.
+
+    It trains without validation in between, logs the loss over all RoIs, and leaves
+    checkpoints from which a run that was cut off goes on as if it had not been.
+
+    Args:
+        config: what is compared; it stays as it is.
+        sampler: key of ``SAMPLERS``.
+        seed: ``randomness.seed``.
+        budget: max_iters, or max_epochs of a config that counts epochs; None: as in
+            the config. Steps of the learning rate move in proportion.
+
+    Raises:
+        ValueError: see `why_not`; or the config says neither max_iters nor max_epochs.
+    """
+    config = copy.deepcopy(config)
+    set_sampler(config, sampler)
+    config.randomness = dict(config.get('randomness') or {}, seed=seed)
+    config.val_cfg = config.val_dataloader = config.val_evaluator = None
+    config.pop('work_dir', None)
+    unit = budget_unit(config)
+    if budget is not None:
+        _set_budget(config, unit, budget)
+    length = config.train_cfg[unit]
+
+    by_epoch = unit == 'max_epochs'
+    interval = LOG_INTERVAL
+    if not by_epoch:
+        interval = max(1, min(LOG_INTERVAL, length // LINES_PER_RUN))
+    config.default_hooks = dict(
+        config.get('default_hooks') or {},
+        logger=dict(type='LoggerHook', interval=interval),
+        checkpoint=dict(
+            type='CheckpointHook',
+            by_epoch=by_epoch,
+            interval=max(1, length // CHECKPOINTS_PER_RUN),
+            # MMEngine removes the oldest before it writes the next one.
+            max_keep_ckpts=2,
+        ),
+    )
+    ours = ('SeedEachIterationHook', 'MiningHook')
+    config.custom_hooks = [
+        *(hook for hook in config.get('custom_hooks') or [] if _type(hook) not in ours),
+        dict(type='mmdet_ohem.SeedEachIterationHook'),
+        dict(type='mmdet_ohem.MiningHook', interval=interval),
+    ]
+    return config
+
+
+def budget_unit(config: Config) -> str:
+    """'max_iters' or 'max_epochs', whichever ``train_cfg`` counts in."""
+    for unit in ('max_iters', 'max_epochs'):
+        if unit in (config.get('train_cfg') or {}):
+            return unit
+    raise ValueError(
+        f'{_name(config)}: train_cfg has neither max_iters nor max_epochs, so nobody '
+        'knows how long to train.'
+    )
+
+
+def _set_budget(config: Config, unit: str, budget: int) -> None:
+    scale = budget / config.train_cfg[unit]
+    config.train_cfg[unit] = budget
+    for scheduler in _stages(config.get('param_scheduler') or []):
+        if scheduler.get('by_epoch', True) != (unit == 'max_epochs'):
+            continue  # a warm-up by iterations, in a config of epochs
+        for key in SCHEDULE_KEYS:
+            value = scheduler.get(key)
+            if isinstance(value, (list, tuple)):
+                scheduler[key] = [round(step * scale) for step in value]
+            elif isinstance(value, int):
+                scheduler[key] = round(value * scale)
+
+
+def _stages(part) -> list:
+    """Of a cascade there is a list."""
+    return list(part) if isinstance(part, (list, tuple)) else [part]
+
+
+def _upper(neg_iou_thr: float | tuple) -> float:
+    return neg_iou_thr[1] if isinstance(neg_iou_thr, (list, tuple)) else neg_iou_thr
+
+
+def _type(part: dict) -> str:
+    """The name of a class that a config asks for: a string, or the class itself."""
+    asked = part['type']
+    return (asked if isinstance(asked, str) else asked.__name__).rpartition('.')[2]
+
+
+def _name(config: Config) -> str:
+    return Path(config.filename).name if config.filename else 'The config'
