@@ -71,6 +71,20 @@ def test_resume_of_random_sampling_draws_the_same_rois(lookalikes, tmp_path):
     assert losses_of(tmp_path / 'b') == {step: expected[step] for step in (4, 5, 6)}
 
 
+def test_resume_without_a_checkpoint_starts_with_the_weights_of_load_from(
+    trained, tmp_path
+):
+    config, unbroken = trained
+    options = ['--cfg-options', f'load_from={unbroken / "iter_6.pth"}']
+    run = run_tool(
+        'tools/train.py', config, '--work-dir', tmp_path, '--resume', *options
+    )
+    assert run.returncode == 0, run.stderr
+    losses = losses_of(tmp_path)
+    assert list(losses) == [1, 2, 3, 4, 5, 6]
+    assert losses[1] != losses_of(unbroken)[1]
+
+
 def test_test_evaluates_the_checkpoint_in_a_new_process(trained, tmp_path):
     config, work_dir = trained
     run = run_tool(
