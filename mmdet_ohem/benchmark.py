@@ -33,6 +33,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmdet_ohem import ohem_sampler, plain_head
+from mmdet_ohem.check_data import inner_datasets
 from mmdet_ohem.compare_configs import set_sampler
 from mmdet_ohem.image_folder import image_size, list_images
 from mmdet_ohem.lookalikes import draw_image
@@ -325,10 +326,8 @@ class BatchMaker:
         gt_bboxes = large[rng.permutation(len(large))[:NUM_GTS]]
 
         classes = _stages(config.model.roi_head.bbox_head)[0].num_classes
-        dataset = config.train_dataloader.dataset
-        while 'pipeline' not in dataset:
-            dataset = dataset.get('dataset') or dataset.datasets[0]
-        resizes = [s for s in dataset.pipeline if s['type'].endswith('Resize')]
+        steps = next(inner_datasets(config.train_dataloader.dataset)).pipeline
+        resizes = [step for step in steps if step['type'].endswith('Resize')]
         resize = [*resizes, dict(type='Resize', scale=(1000, 600), keep_ratio=True)][0]
         results = dict(
             img_path=str(path),

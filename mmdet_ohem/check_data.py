@@ -66,7 +66,7 @@ def check_data(cfg: Config, loops: tuple[str, ...]) -> None:
         key = f'{loop}_dataloader.dataset'
         wrapped = (cfg.get(f'{loop}_dataloader') or {}).get('dataset')
         _check_transforms(wrapped, key)
-        for dataset in _datasets(wrapped):
+        for dataset in inner_datasets(wrapped):
             if dataset.get('backend_args'):
                 continue  # in a store of objects, an archive, ...
             path = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
@@ -266,7 +266,7 @@ def _check_class_names(
                 )
 
 
-def _datasets(dataset: dict | None) -> Iterator[dict]:
+def inner_datasets(dataset: dict | None) -> Iterator[dict]:
     """The data sets inside MMEngine's wrappers (ConcatDataset, RepeatDataset, ...)."""
     if dataset is None:
         return
@@ -274,4 +274,4 @@ def _datasets(dataset: dict | None) -> Iterator[dict]:
     if not inner:
         yield dataset
     for wrapped in inner:
-        yield from _datasets(wrapped)
+        yield from inner_datasets(wrapped)

@@ -4,19 +4,26 @@ MMEngine 0.10 calls `torch.load` without `weights_only`, which PyTorch 2.6 turne
 True, and its own checkpoints hold more than tensors: test.py, --resume and load_from
 fail (open-mmlab/mmengine issue 1655). Here exactly what MMEngine writes is allowed;
 the check stays on for everything else. (Before 2.6 PyTorch checks nothing that MMEngine
-loads: load only checkpoints that you trust there.)
+loads: load only checkpoints that you trust there.) Checkpoints of a URL get the same
+check, which MMEngine and PyTorch leave out for those.
 """
 
 import numpy as np
 import torch
+from mmengine.dist import barrier, get_rank
 from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
 from mmengine.utils import digit_version
 
 
 def allow_mmengine_checkpoints() -> None:
-    """Let `torch.load` admit the classes that MMEngine's message hub is made of."""
+    """Let `torch.load` admit the classes that MMEngine's message hub is made of, and
+    check what is downloaded."""
     if digit_version(torch.__version__) < digit_version('2.6'):
         return  # weights_only is not yet the default there
+    CheckpointLoader.register_scheme(
+        ('http://', 'https://'), _load_from_url, force=True
+    )
     torch.serialization.add_safe_globals(
         [
             HistoryBuffer,
@@ -31,6 +38,19 @@ def allow_mmengine_checkpoints() -> None:
             type(np.dtype(np.int64)),
         ]
     )
+
+
+def _load_from_url(filename: str, map_location=None) -> dict:
+    def load() -> dict:
+        return torch.hub.load_state_dict_from_url(
+            filename, map_location=map_location, weights_only=True
+        )
+
+    # As in MMEngine: the first process downloads, the others find the file.
+    if get_rank() == 0:
+        checkpoint = load()
+    barrier()
+    return checkpoint if get_rank() == 0 else load()
 
 
 def _under_both_names(function) -> list[tuple]:

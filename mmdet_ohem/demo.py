@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.structures import InstanceData
 
+from mmdet_ohem.check_data import inner_datasets
 from mmdet_ohem.image_folder import IMAGE_SUFFIXES
 from mmdet_ohem.load_detector import load_detector
 from mmdet_ohem.pictures import detected_boxes, draw_boxes
@@ -69,18 +70,19 @@ class PictureDetector:
     def __init__(
         self, config: Config, checkpoint: str | os.PathLike, device: str = 'cpu'
     ) -> None:
-        if not {'roi_head', 'bbox_head'} & set(config.model):
+        if not {'roi_head', 'bbox_head'} & set(config.get('model') or {}):
             raise ValueError(
                 f'{config.filename} has no model.roi_head, so it detects nothing: '
                 'give the config of a detector.'
             )
-        dataset = config.test_dataloader.dataset
-        while 'pipeline' not in dataset:
-            dataset = dataset.get('dataset') or dataset.datasets[0]
+        if not config.get('test_dataloader'):
+            raise ValueError(
+                f'{config.filename} has no test_dataloader, whose pipeline pictures '
+                'could go through.'
+            )
+        steps = next(inner_datasets(config.test_dataloader.dataset)).pipeline
         # A picture of nobody's data set has no annotations.
-        self._steps = [
-            step for step in dataset.pipeline if 'Annotations' not in str(step['type'])
-        ]
+        self._steps = [step for step in steps if 'Annotations' not in str(step['type'])]
         self.needs_boxes = any(STORE_STEP in str(step['type']) for step in self._steps)
         if 'roi_head' in config.model and not (
             self.needs_boxes or 'rpn_head' in config.model
@@ -150,7 +152,8 @@ def detect_pictures(
     Returns:
         The files that cannot be read as an image.
     """
-    root = os.path.commonpath([path.absolute().parent for path in paths])
+    # Not Path.absolute(), which keeps `..`.
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(p)) for p in paths])
     classes = detector.detector.dataset_meta['classes']
     skipped = []
     results = progress(detector.run(paths), len(paths))
@@ -158,7 +161,7 @@ def detect_pictures(
         if result is None:
             skipped.append(path)
             continue
-        name = os.path.relpath(path.absolute(), root)
+        name = os.path.relpath(path, root)
         image, found = result
         picture = draw_boxes(image, [detected_boxes(found, classes, score_thr)])
         drawn = Path(folder, 'vis', name)
@@ -186,5 +189,8 @@ def _whole(path: Path) -> Iterator[Path]:
     """A name to write to, beside a file that is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'{path.stem}.partial{path.suffix}')
-    yield partial
-    os.replace(partial, path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -6,11 +6,15 @@ import signal
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
 from tqdm import tqdm
+
+# Images that are searched or wait for whoever uses their boxes, see search_in_order.
+AHEAD = 64
 
 
 def selective_search(image: np.ndarray, quality: bool = False) -> np.ndarray:
@@ -113,9 +117,14 @@ def search_in_order(images: list[Path]) -> Iterator[np.ndarray | None]:
     """
     check_opencv()
     with _workers() as pool:
-        jobs = deque(pool.submit(_search_if_readable, image) for image in images)
+        waiting, jobs = iter(images), deque()
         try:
-            while jobs:
+            while True:
+                # No further ahead: boxes of a long video would fill the memory.
+                for image in islice(waiting, AHEAD - len(jobs)):
+                    jobs.append(pool.submit(_search_if_readable, image))
+                if not jobs:
+                    return
                 yield jobs.popleft().result()
         finally:  # whoever uses the boxes may end early
             pool.shutdown(cancel_futures=True)
@@ -138,7 +147,10 @@ def _start_worker() -> None:
 
 
 def _search_if_readable(image_file: Path) -> np.ndarray | None:
-    image = cv2.imread(str(image_file), cv2.IMREAD_COLOR)
+    try:
+        image = cv2.imread(str(image_file), cv2.IMREAD_COLOR)
+    except cv2.error:  # a header that claims more pixels than OpenCV takes
+        return None
     return None if image is None else selective_search(image)
 
 

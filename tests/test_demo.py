@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
-from mmdet_ohem.demo import PictureDetector, find_pictures
+from mmdet_ohem.demo import PictureDetector, detect_pictures, find_pictures
 from mmdet_ohem.load_detector import load_detector
 from mmdet_ohem.pictures import DETECTION
 
@@ -34,9 +34,9 @@ def save_untrained(config: Config, path: Path) -> Path:
 
 @pytest.fixture(scope='module')
 def trained(lookalikes, tmp_path_factory) -> tuple[Path, Path]:
-    """A config and a checkpoint."""
+    """A config, whose data set is elsewhere, and a checkpoint."""
     folder = tmp_path_factory.mktemp('demo')
-    config = small_config(folder / 'ohem.py', lookalikes, CONFIG)
+    config = small_config(folder / 'ohem.py', Path('/nowhere'), CONFIG)
     return config, save_untrained(Config.fromfile(config), folder / 'weights.pth')
 
 
@@ -91,9 +91,10 @@ def test_a_folder_with_a_broken_picture(trained, pictures, tmp_path):
         assert (np.abs(drawn - DETECTION).max(axis=2) < 40).sum() > 100
 
 
-def test_detections_are_those_of_the_data_set(trained, lookalikes):
+def test_detections_are_those_of_the_data_set(trained, lookalikes, tmp_path):
     """The same picture by the test pipeline, with the boxes of its store."""
-    config, checkpoint = Config.fromfile(trained[0]), trained[1]
+    config = Config.fromfile(small_config(tmp_path / 'ohem.py', lookalikes, CONFIG))
+    checkpoint = trained[1]
     dataset = DATASETS.build(config.test_dataloader.dataset)
     detector = load_detector(config, checkpoint)
     with torch.no_grad():
@@ -118,6 +119,25 @@ def test_a_detector_with_rpn_makes_its_own_proposals(pictures, tmp_path):
     broken, empty, (image, found) = detector.run(paths)
     assert broken is None and empty is None
     assert image.shape == (200, 400, 3) and found.bboxes.shape[1] == 4
+
+
+def test_pictures_elsewhere_do_not_leave_the_work_dir(trained, pictures, tmp_path):
+    detector = PictureDetector(Config.fromfile(trained[0]), trained[1])
+    paths = [
+        pictures / 'frames' / '..' / 'first.jpg',
+        pictures / 'frames' / '1.jpg',
+    ]
+    skipped = detect_pictures(
+        detector, paths, tmp_path / 'out', 0.3, lambda results, total: results
+    )
+    assert not skipped
+    written = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob('*.jp*g*')}
+    assert {name for name in written if not name.startswith('pictures/')} == {
+        'out/vis/first.jpg',
+        'out/vis/frames/1.jpg',
+        'out/preds/first.jpg.json',
+        'out/preds/frames/1.jpg.json',
+    }
 
 
 def test_pictures_are_files_folders_and_patterns(pictures):
@@ -146,6 +166,11 @@ def test_what_cannot_detect_is_named(trained, tmp_path):
     del config.test_dataloader.dataset.pipeline[2]
     with pytest.raises(ValueError, match='neither model.rpn_head nor a step mmdet_oh'):
         PictureDetector(config, trained[1])
+    config.test_dataloader = None
+    with pytest.raises(ValueError, match='has no test_dataloader'):
+        PictureDetector(config, trained[1])
+    with pytest.raises(ValueError, match='has no model.roi_head'):
+        PictureDetector(Config(dict(optimizer='SGD')), trained[1])
 
 
 def test_no_picture_at_all_is_an_error(trained, pictures, tmp_path):

@@ -1,5 +1,7 @@
 import os
+import struct
 import time
+import zlib
 
 import cv2
 import numpy as np
@@ -89,11 +91,15 @@ def test_what_is_done_is_not_done_again(images, tmp_path, capsys):
 
 
 def test_images_in_order_and_a_broken_one_among_them(images, tmp_path):
-    broken = tmp_path / 'broken.png'
+    broken, huge = tmp_path / 'broken.png', tmp_path / 'huge.png'
     broken.write_text('no image')
     first, *others = images.values()
-    found = list(search_in_order([first, broken, *others]))
-    assert found.pop(1) is None
+    content = bytearray(first.read_bytes())
+    content[16:24] = struct.pack('>II', 100_000, 100_000)  # width and height in IHDR
+    content[29:33] = struct.pack('>I', zlib.crc32(content[12:29]))
+    huge.write_bytes(content)
+    found = list(search_in_order([first, broken, huge, *others]))
+    assert found.pop(1) is None and found.pop(1) is None
     for boxes, path in zip(found, images.values(), strict=True):
         assert (boxes == selective_search(cv2.imread(str(path)))).all()
 
