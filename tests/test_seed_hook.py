@@ -1,8 +1,20 @@
+import json
 from types import SimpleNamespace
 
+import pytest
 import torch
+from conftest import small_config
+from mmengine.config import Config
+from mmengine.runner import Runner
 
+from mmdet_ohem.compare_configs import make_run
 from mmdet_ohem.seed_hook import SeedEachIterationHook
+
+EPOCHS = """
+train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=3)
+train_dataloader['sampler'] = dict(type='DefaultSampler', shuffle=True)
+log_processor = dict(by_epoch=True, window_size=1)
+"""
 
 
 def draw(seed: int, rank: int, iteration: int) -> list[float]:
@@ -19,3 +31,28 @@ def test_an_iteration_draws_the_same_whatever_came_before():
 def test_seeds_ranks_and_iterations_all_differ():
     cases = [(s, r, i) for s in (0, 1) for r in (0, 1) for i in (0, 1)]
     assert len({tuple(draw(*case)) for case in cases}) == len(cases)
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_a_loop_of_epochs_is_resumed_exactly(num_workers, lookalikes, tmp_path):
+    config = small_config(
+        tmp_path / 'config.py', lookalikes, 'fast_rcnn_small_lookalikes.py', EPOCHS
+    )
+
+    def losses(name: str, **changes) -> list[float]:
+        run = make_run(Config.fromfile(config), 'random', seed=0, budget=None)
+        run.default_hooks.logger.interval = 1
+        run.merge_from_dict(changes)
+        run.train_dataloader.num_workers = num_workers
+        run.work_dir = str(tmp_path / name)
+        run.experiment_name = run.visualizer.name = f'{tmp_path.name}_{name}'
+        Runner.from_cfg(run).train()
+        (log,) = (tmp_path / name).glob('*/vis_data/scalars.json')
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        return [line['loss_cls'] for line in lines]
+
+    unbroken = losses('unbroken')
+    assert len(unbroken) == 9  # 6 images in batches of 2
+    checkpoint = str(tmp_path / 'unbroken' / 'epoch_2.pth')
+    resumed = losses('resumed', resume=True, load_from=checkpoint)
+    assert resumed == unbroken[6:]
