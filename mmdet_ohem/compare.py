@@ -51,21 +51,31 @@ class Run:
     def length(self) -> int:
         return self.config.train_cfg[budget_unit(self.config)]
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the checkpoint of the last iteration or epoch is there."""
+        last = self.folder / 'last_checkpoint'
+        name = Path(last.read_text()).stem if last.exists() else ''
+        return name.rpartition('_')[2] == str(self.length)
+
     def prepare(self) -> None:
         """Write the config of this run.
+
+        How a run is tested may change until it has been.
 
         Raises:
             RuntimeError: the folder has a run of another config.
         """
-        text = self.config.pretty_text
         path = self.config_file
-        if path.exists() and path.read_text() != text:
-            raise RuntimeError(
-                f'{path} is of another comparison: choose another --work-dir, or '
-                f'remove it and the folder {self.folder.name} beside it.'
-            )
+        if path.exists() and path.read_text() != self.config.pretty_text:
+            there = _training_part(Config.fromfile(path))
+            if self.result_file.exists() or there != _training_part(self.config):
+                raise RuntimeError(
+                    f'{path} is of another comparison: choose another --work-dir, or '
+                    f'remove it and the folder {self.folder.name} beside it.'
+                )
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write(path, text)
+        _write(path, self.config.pretty_text)
 
     def progress(self) -> str:
         curve = self._logged('loss')
@@ -86,14 +96,20 @@ class Run:
                 self.peak_mb = max(self.peak_mb or 0, int(line.split()[1]) / 1024)
 
     def save_result(self) -> None:
+        """Write what the logs of the training and the last test say.
+
+        Raises:
+            RuntimeError: the test gave no mAP.
+        """
         logs = sorted((self.folder / 'test').glob('*/*.json'))
-        scores = json.loads(logs[-1].read_text())
+        scores = json.loads(logs[-1].read_text()) if logs else {}
         # coco/bbox_mAP, pascal_voc/mAP, lvis/bbox_AP: the first is that of the boxes.
         metric = next((name for name in scores if name.endswith('AP')), None)
         if metric is None:
+            given = ', '.join(scores) or 'nothing'
             raise RuntimeError(
-                f'The test of {self.name} gave {", ".join(scores)}, none of which is '
-                'an mAP: set test_evaluator to one that gives it.'
+                f'The test of {self.name} gave {given}, but no mAP: set test_evaluator '
+                'to one that does.'
             )
         result = dict(
             sampler=self.sampler,
@@ -103,9 +119,18 @@ class Run:
             loss_all_rois=self._loss_at_the_end(),
             seconds_per_iteration=statistics.median(self._logged('time').values()),
             # Of the tensors on a GPU, or of the process.
-            memory_mb=max(self._logged('memory').values(), default=self.peak_mb),
+            memory_mb=max(self._logged('memory').values(), default=self._peak()),
         )
         _write(self.result_file, json.dumps(result))
+
+    def save_peak(self) -> None:
+        """Before the test, which a later call may have to make."""
+        if self.peak_mb is not None:
+            _write(self.folder / 'peak_mb', str(self.peak_mb))
+
+    def _peak(self) -> float | None:
+        path = self.folder / 'peak_mb'
+        return float(path.read_text()) if path.exists() else None
 
     def loss_curve(self) -> dict[int, float]:
         """The loss over all RoIs by iteration; of a cascade that of its first stage.
@@ -177,19 +202,21 @@ def compare(
         [run for run in runs if not run.result_file.exists()], tools, _places(jobs)
     )
     if failed:
-        raise RuntimeError(
-            '\n'.join(f'{run.name} failed; see {log}.' for run, log in failed)
-            + '\nThe same command goes on where it stopped.'
-        )
+        failed.append('The same command goes on where it stopped.')
+        raise RuntimeError('\n'.join(failed))
     results = [json.loads(run.result_file.read_text()) for run in runs]
     curves = {(run.sampler, run.seed): run.loss_curve() for run in runs}
     write_report(results, curves, folder)
     return results
 
 
-def _run_all(runs: list[Run], tools: Path, places: list[dict]) -> list:
-    """Train and test; returns the runs that failed, each with its log."""
-    waiting = [(run, 'train') for run in runs]
+def _training_part(config: Config) -> dict:
+    return {k: v for k, v in config.to_dict().items() if not k.startswith('test')}
+
+
+def _run_all(runs: list[Run], tools: Path, places: list[dict]) -> list[str]:
+    """Train and test; returns a sentence for each run that failed."""
+    waiting = [(run, 'test' if run.is_trained else 'train') for run in runs]
     running: dict[subprocess.Popen, tuple[Run, str, dict]] = {}
     failed = []
     start = time.monotonic()
@@ -205,14 +232,19 @@ def _run_all(runs: list[Run], tools: Path, places: list[dict]) -> list:
             for process in [p for p in running if p.returncode is not None]:
                 run, step, place = running.pop(process)
                 free.append(place)
-                if process.returncode != 0:
-                    failed.append((run, run.folder / f'{step}.log'))
-                    print(f'{run.name} failed: {failed[-1][1]}', flush=True)
-                elif step == 'train':
-                    waiting.insert(0, (run, 'test'))
-                else:
-                    run.save_result()
-                    print(f'{run.name} is done.', flush=True)
+                log = run.folder / f'{step}.log'
+                try:
+                    if process.returncode != 0:
+                        raise RuntimeError(f'{run.name} failed; see {log}.')
+                    if step == 'train':
+                        run.save_peak()
+                        waiting.insert(0, (run, 'test'))
+                    else:
+                        run.save_result()
+                        print(f'{run.name} is done.', flush=True)
+                except RuntimeError as error:
+                    failed.append(str(error))
+                    print(error, flush=True)
     finally:
         for process in running:
             process.terminate()
@@ -273,7 +305,7 @@ def _wait(running: dict, start: float, num_waiting: int) -> None:
                 run.watch_memory(process.pid)
         time.sleep(0.5)
         now = time.monotonic()
-        if now - said < max(15, (now - start) / 20):
+        if now - said < min(120, max(15, (now - start) / 20)):
             continue
         said = now
         minutes, seconds = divmod(int(now - start), 60)

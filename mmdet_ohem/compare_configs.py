@@ -1,9 +1,12 @@
 """What a comparison of samplers changes in a config."""
 
 import copy
+import math
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+
+from mmdet_ohem.ohem_sampler import UNFIT_ROI_HEADS
 
 # What replaces the sampler; `num` stays the config's. Fast R-CNN samples a quarter of
 # foreground (Girshick, ICCV 2015).
@@ -38,10 +41,11 @@ LABELS = {
 }
 # Background of these has a lower bound (Fast R-CNN's bg_lo); of the others it has none.
 BG_LO = {'random': 0.1}
-# Lin et al., ICCV 2017, and the defaults of MMDetection.
+# As MMDetection's RoI heads take it: divided by the number of RoIs, not by that of the
+# foreground as in RetinaNet (Lin et al., ICCV 2017), and with a score for background.
 FOCAL_LOSS = dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25)
 # Keys of MMEngine's schedulers that count iterations or epochs.
-SCHEDULE_KEYS = ('begin', 'end', 'milestones', 'step_size', 'T_max', 'total_steps')
+SCHEDULE_KEYS = {'begin', 'end', 'milestones', 'step_size', 'T_max', 'total_steps'}
 # Iterations between two lines of the log, or fewer in a short training.
 LOG_INTERVAL = 50
 LINES_PER_RUN = 20
@@ -91,8 +95,9 @@ def fitting_samplers(config: Config) -> list[str]:
 
 def why_not(config: Config, name: str) -> str | None:
     """The reason why a sampler cannot take the place of a config's, or None."""
-    roi_head = config.model.get('roi_head')
-    stages = _stages((config.model.get('train_cfg') or {}).get('rcnn'))
+    model = config.get('model') or {}
+    roi_head = model.get('roi_head')
+    stages = _stages((model.get('train_cfg') or {}).get('rcnn'))
     if roi_head is None or not all('sampler' in (stage or {}) for stage in stages):
         return (
             'model has no roi_head with train_cfg.rcnn.sampler, whose samplers could '
@@ -106,10 +111,22 @@ def why_not(config: Config, name: str) -> str | None:
                 f'sampler={dict(stage.sampler)}, assigner={dict(stage.assigner)}.'
             )
     head = _type(roi_head)
+    for unfit, reason in UNFIT_ROI_HEADS.items():
+        if head == unfit.__name__:
+            return f'no sampler can be compared in {head}, which {reason}.'
+    if name in BG_LO and head == 'DynamicRoIHead':
+        return f'DynamicRoIHead sets its own bounds; leave {name} out of --samplers.'
     if name == 'score-hlr' and head not in ('StandardRoIHead', 'PISARoIHead'):
         return (
             "Score-HLR works with MMDetection's StandardRoIHead and PISARoIHead "
             f'alone, not with {head}; leave score-hlr out of --samplers.'
+        )
+    if head == 'PISARoIHead' and not SAMPLERS[name]['type'].startswith(
+        ('ScoreHLR', 'mmdet_ohem')
+    ):
+        return (
+            "MMDetection's PISARoIHead fails with samplers that give no weights (its "
+            f'neg_label_weight is unbound); leave {name} out of --samplers.'
         )
     return None
 
@@ -128,10 +145,17 @@ def make_run(config: Config, sampler: str, seed: int, budget: int | None) -> Con
             the config. Steps of the learning rate move in proportion.
 
     Raises:
-        ValueError: see `why_not`; or the config says neither max_iters nor max_epochs.
+        ValueError: see `why_not`; or the config says neither max_iters nor max_epochs,
+            or nothing is evaluated at its end.
     """
     config = copy.deepcopy(config)
     set_sampler(config, sampler)
+    evaluators = _stages(config.get('test_evaluator'))
+    if not any(e and not e.get('format_only') for e in evaluators):
+        raise ValueError(
+            f'{_name(config)}: test_evaluator gives no mAP to compare (format_only, or '
+            'none at all); take that of val_evaluator, and its test_dataloader.'
+        )
     config.randomness = dict(config.get('randomness') or {}, seed=seed)
     config.val_cfg = config.val_dataloader = config.val_evaluator = None
     config.pop('work_dir', None)
@@ -141,6 +165,12 @@ def make_run(config: Config, sampler: str, seed: int, budget: int | None) -> Con
     length = config.train_cfg[unit]
 
     by_epoch = unit == 'max_epochs'
+    if by_epoch:
+        # See SeedEachIterationHook.
+        config.train_dataloader.persistent_workers = False
+        config.train_dataloader.worker_init_fn = dict(
+            type='mmdet_ohem.seed_hook.keep_seed'
+        )
     interval = LOG_INTERVAL
     if not by_epoch:
         interval = max(1, min(LOG_INTERVAL, length // LINES_PER_RUN))
@@ -178,15 +208,23 @@ def budget_unit(config: Config) -> str:
 def _set_budget(config: Config, unit: str, budget: int) -> None:
     scale = budget / config.train_cfg[unit]
     config.train_cfg[unit] = budget
+    schedulers = []
     for scheduler in _stages(config.get('param_scheduler') or []):
-        if scheduler.get('by_epoch', True) != (unit == 'max_epochs'):
-            continue  # a warm-up by iterations, in a config of epochs
-        for key in SCHEDULE_KEYS:
-            value = scheduler.get(key)
-            if isinstance(value, (list, tuple)):
-                scheduler[key] = [round(step * scale) for step in value]
-            elif isinstance(value, int):
-                scheduler[key] = round(value * scale)
+        # A warm-up by iterations stays, in a config of epochs.
+        if scheduler.get('by_epoch', True) == (unit == 'max_epochs'):
+            for key in SCHEDULE_KEYS & scheduler.keys():
+                scheduler[key] = _scaled(scheduler[key], scale)
+            if scheduler.get('end', math.inf) - scheduler.get('begin', 0) < 2:
+                continue  # MMEngine wants two steps of what changes gradually
+        schedulers.append(scheduler)
+    config.param_scheduler = schedulers
+
+
+def _scaled(steps, scale: float):
+    if isinstance(steps, (list, tuple)):
+        return [_scaled(step, scale) for step in steps]
+    is_step = isinstance(steps, int) and steps > 0  # not infinity
+    return max(1, round(steps * scale)) if is_step else steps
 
 
 def _stages(part) -> list:

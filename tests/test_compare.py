@@ -45,7 +45,7 @@ from pathlib import Path
 config, checkpoint, _, folder = sys.argv[1:]
 assert checkpoint == 'iter_20.pth'
 folder = Path(folder, '20260101')
-folder.mkdir(parents=True)
+folder.mkdir(parents=True, exist_ok=True)
 (folder / '20260101.json').write_text('{"pascal_voc/mAP": 0.5, "time": 7.0}')
 """
 
@@ -87,7 +87,7 @@ def test_a_result_for_each_run_and_the_reports(tmp_path):
 
 def test_a_failing_sampler_does_not_stop_the_others(tools, tmp_path, capfd):
     arguments = (['mmdet-ohem', 'ohem'], [0], tmp_path / 'out', tools)
-    with pytest.raises(RuntimeError, match='mmdet-ohem, seed 0 failed; see .*train.lo'):
+    with pytest.raises(RuntimeError, match='mmdet-ohem, seed 0 failed; see .*train'):
         compare(Config.fromfile(CONFIG), *arguments)
     assert 'ohem, seed 0 is done.' in capfd.readouterr().out
     log = (tmp_path / 'out' / 'mmdet-ohem-seed0' / 'train.log').read_text()
@@ -196,10 +196,22 @@ def test_focal_loss_is_not_held_against_the_others(tmp_path):
     assert json.loads(run.result_file.read_text())['loss_all_rois'] is None
 
 
-def test_a_test_without_a_map_is_an_error(tmp_path):
-    write_logs(tmp_path, dict(accuracy=1), [])
-    with pytest.raises(RuntimeError, match='ohem, seed 1 gave accuracy, none of which'):
-        a_run(tmp_path).save_result()
+def test_a_test_without_a_map_does_not_cost_the_training(tools, tmp_path, capfd):
+    good = (tools / 'test.py').read_text()
+    (tools / 'test.py').write_text(good.replace('pascal_voc/mAP', 'accuracy'))
+    config = Config.fromfile(CONFIG)
+    arguments = (['ohem'], [0], tmp_path / 'out', tools)
+    with pytest.raises(RuntimeError, match='ohem, seed 0 gave accuracy, time, but no'):
+        compare(config, *arguments, budget=20)
+    (tools / 'test.py').write_text(good)
+    config.test_evaluator.eval_mode = '11points'  # the user heeds the advice
+    capfd.readouterr()
+    (result,) = compare(config, *arguments, budget=20)
+    assert result['mAP'] == 0.5
+    assert 'train' not in capfd.readouterr().out
+    with pytest.raises(RuntimeError, match='ohem-seed0.py is of another comparison'):
+        config.test_evaluator.eval_mode = 'area'
+        compare(config, *arguments, budget=20)
 
 
 def test_a_folder_of_another_config_is_not_taken_for_ours(tmp_path):

@@ -99,6 +99,8 @@ def test_every_stage_of_a_cascade_is_changed_and_keeps_its_own_threshold():
 
 def test_the_settings_of_a_user_stay():
     config = get_config('mmdet::pisa/faster-rcnn_r50_fpn_pisa_1x_coco.py')
+    # Its RoI head takes no other sampler: UnboundLocalError.
+    assert fitting_samplers(config) == ['ohem', 'ohem-per-label', 'score-hlr']
     config.model.train_cfg.rcnn.sampler.add_gt_as_proposals = False
     hook = dict(type='NumClassCheckHook')
     config.custom_hooks = [hook, dict(type='mmdet_ohem.MiningHook', interval=3)]
@@ -141,7 +143,36 @@ rcnn = dict(assigner=assigner, sampler=dict(type=RandomSampler, num=16))
 roi_head = dict(type=StandardRoIHead, bbox_head=dict())
 model = dict(type=FastRCNN, roi_head=roi_head, train_cfg=dict(rcnn=rcnn))
 train_cfg = dict(max_iters=40)
+test_evaluator = dict(type='CocoMetric')
 """
+
+
+@pytest.mark.parametrize(
+    'budget, warm_up, milestones',
+    [(1200, [(0, 100)], [900]), (24, [(0, 2)], [18]), (12, [], [9]), (1, [], [1])],
+)
+def test_a_budget_too_short_for_the_warm_up_has_none(budget, warm_up, milestones):
+    run = make_run(Config.fromfile(OHEM), 'ohem', seed=0, budget=budget)
+    *warm_ups, steps = run.param_scheduler
+    assert [(s.begin, s.end) for s in warm_ups] == warm_up
+    assert steps.milestones == milestones
+
+
+def test_what_a_roi_head_cannot_have_is_left_out():
+    dynamic = get_config('mmdet::dynamic_rcnn/dynamic-rcnn_r50_fpn_1x_coco.py')
+    assert 'random' not in fitting_samplers(dynamic)  # it sets its own bounds
+    assert 'random-bg0' in fitting_samplers(dynamic)
+    crowd = get_config('mmdet::crowddet/crowddet-rcnn_r50_fpn_8xb2-30e_crowdhuman.py')
+    with pytest.raises(ValueError, match='MultiInstanceRoIHead, which gives one loss'):
+        fitting_samplers(crowd)
+
+
+@pytest.mark.parametrize('evaluator', [None, dict(type='CocoMetric', format_only=True)])
+def test_a_test_set_without_annotations_is_refused_at_the_start(evaluator):
+    config = Config.fromfile(OHEM)
+    config.test_evaluator = evaluator
+    with pytest.raises(ValueError, match='test_evaluator gives no mAP'):
+        make_run(config, 'ohem', seed=0, budget=None)
 
 
 def test_a_pure_python_config_becomes_a_run_too(tmp_path):
@@ -159,6 +190,7 @@ def test_a_pure_python_config_becomes_a_run_too(tmp_path):
 @pytest.mark.parametrize(
     'config, words',
     [
+        (dict(), 'model has no roi_head'),
         (dict(model=dict(type='RetinaNet')), 'model has no roi_head'),
         (dict(model=dict(roi_head=dict(), train_cfg=None)), 'no roi_head with'),
         (

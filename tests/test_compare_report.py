@@ -1,7 +1,9 @@
+import itertools
 import json
 
 import cv2
 import numpy as np
+import pytest
 
 from mmdet_ohem.compare_configs import LABELS
 from mmdet_ohem.compare_report import table, verdict, write_report
@@ -42,7 +44,22 @@ def test_a_difference_within_the_spread_is_called_so():
         "(0.010 behind); MMDetection's OHEMSampler (0.200 behind).",
         'Behind it by more than the spread of the seeds: random, bg_lo 0.1 (Fast '
         'R-CNN) (0.200 behind).',
+        '(By chance, with 2 seeds 1 in 3 pairs of equal samplers is told apart like '
+        'this.)',
     ]
+
+
+@pytest.mark.parametrize('num_seeds', [2, 3, 4])
+def test_chance_counted_by_hand(num_seeds):
+    """Every way to deal ranks to two samplers."""
+    ranks = range(2 * num_seeds)
+    hands = [set(hand) for hand in itertools.combinations(ranks, num_seeds)]
+    apart = sum(
+        max(h) < min(set(ranks) - h) or min(h) > max(set(ranks) - h) for h in hands
+    )
+    results = [result('random', s, 0.1) for s in range(num_seeds)]
+    results += [result('ohem', s, 0.2) for s in range(num_seeds)]
+    assert f'1 in {len(hands) // apart} pairs' in verdict(results)
 
 
 def test_one_seed_bears_nothing_out():

@@ -56,8 +56,8 @@ def main() -> None:
         check_data(cfg, ('train', 'test'))
         compare(
             cfg,
-            samplers,
-            args.seeds,
+            list(dict.fromkeys(samplers)),
+            list(dict.fromkeys(args.seeds)),
             folder,
             Path(__file__).parent,
             args.budget,
