@@ -64,7 +64,7 @@ def set_sampler(config: Config, name: str) -> None:
     """
     if reason := why_not(config, name):
         raise ValueError(f'{_name(config)}: {reason}')
-    for rcnn in _stages(config.model.train_cfg.rcnn):
+    for rcnn in _as_list(config.model.train_cfg.rcnn):
         low, high = BG_LO.get(name, 0), _upper(rcnn.assigner.neg_iou_thr)
         rcnn.assigner.neg_iou_thr = (low, high) if low else high
         kept = {
@@ -77,7 +77,7 @@ def set_sampler(config: Config, name: str) -> None:
         # The one RoI head that takes the weights which its sampler returns.
         config.model.roi_head.type = 'PISARoIHead'
     if name == 'focal':
-        for head in _stages(config.model.roi_head.bbox_head):
+        for head in _as_list(config.model.roi_head.bbox_head):
             head.loss_cls = ConfigDict(FOCAL_LOSS)
 
 
@@ -97,7 +97,7 @@ def why_not(config: Config, name: str) -> str | None:
     """The reason why a sampler cannot take the place of a config's, or None."""
     model = config.get('model') or {}
     roi_head = model.get('roi_head')
-    stages = _stages((model.get('train_cfg') or {}).get('rcnn'))
+    stages = _as_list((model.get('train_cfg') or {}).get('rcnn'))
     if roi_head is None or not all('sampler' in (stage or {}) for stage in stages):
         return (
             'model has no roi_head with train_cfg.rcnn.sampler, whose samplers could '
@@ -150,7 +150,7 @@ def make_run(config: Config, sampler: str, seed: int, budget: int | None) -> Con
     """
     config = copy.deepcopy(config)
     set_sampler(config, sampler)
-    evaluators = _stages(config.get('test_evaluator'))
+    evaluators = _as_list(config.get('test_evaluator'))
     if not any(e and not e.get('format_only') for e in evaluators):
         raise ValueError(
             f'{_name(config)}: test_evaluator gives no mAP to compare (format_only, or '
@@ -171,8 +171,8 @@ def make_run(config: Config, sampler: str, seed: int, budget: int | None) -> Con
         config.train_dataloader.worker_init_fn = dict(
             type='mmdet_ohem.seed_hook.keep_seed'
         )
-    interval = LOG_INTERVAL
-    if not by_epoch:
+        interval = LOG_INTERVAL
+    else:
         interval = max(1, min(LOG_INTERVAL, length // LINES_PER_RUN))
     config.default_hooks = dict(
         config.get('default_hooks') or {},
@@ -209,7 +209,7 @@ def _set_budget(config: Config, unit: str, budget: int) -> None:
     scale = budget / config.train_cfg[unit]
     config.train_cfg[unit] = budget
     schedulers = []
-    for scheduler in _stages(config.get('param_scheduler') or []):
+    for scheduler in _as_list(config.get('param_scheduler') or []):
         # A warm-up by iterations stays, in a config of epochs.
         if scheduler.get('by_epoch', True) == (unit == 'max_epochs'):
             for key in SCHEDULE_KEYS & scheduler.keys():
@@ -227,8 +227,8 @@ def _scaled(steps, scale: float):
     return max(1, round(steps * scale)) if is_step else steps
 
 
-def _stages(part) -> list:
-    """Of a cascade there is a list."""
+def _as_list(part) -> list:
+    """What may be one or several: stages, schedulers, evaluators."""
     return list(part) if isinstance(part, (list, tuple)) else [part]
 
 
