@@ -25,6 +25,7 @@ from mmdet_ohem.caffe_networks import (
     recognise,
 )
 from mmdet_ohem.vgg_weights import read_checkpoint
+from mmdet_ohem.whole_file import whole_file
 
 CAFFE_INPUT = dict(
     mean=[102.9801, 115.9465, 122.7717], std=[1.0, 1.0, 1.0], bgr_to_rgb=False
@@ -193,14 +194,8 @@ def _state_dict(layers: Layers, network: Network) -> dict[str, torch.Tensor]:
 
 
 def _write(checkpoint: dict, target: str) -> None:
-    os.makedirs(os.path.dirname(target) or '.', exist_ok=True)
-    partial = f'{target}.partial'
     try:
-        with open(partial, 'wb') as file:
+        with whole_file(target) as partial, open(partial, 'wb') as file:
             torch.save(checkpoint, file)
-        os.replace(partial, target)
     except RuntimeError as error:  # torch's word for a full disk
         raise OSError(f'{target} could not be written ({error}).') from error
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)

@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmdet_ohem.compare_configs import budget_unit, make_run
 from mmdet_ohem.compare_report import write_report
 from mmdet_ohem.curves import LOSS_ALL_ROIS, read_curve
+from mmdet_ohem.whole_file import whole_file
 
 # The end of a training, over whose log the loss over all RoIs is averaged.
 LAST_PART = 0.25
@@ -75,7 +76,8 @@ class Run:
                     f'remove it and the folder {self.folder.name} beside it.'
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write(path, self.config.pretty_text)
+        with whole_file(path) as partial:
+            partial.write_text(self.config.pretty_text)
 
     def progress(self) -> str:
         curve = self._logged('loss')
@@ -121,12 +123,14 @@ class Run:
             # Of the tensors on a GPU, or of the process.
             memory_mb=max(self._logged('memory').values(), default=self._peak()),
         )
-        _write(self.result_file, json.dumps(result))
+        with whole_file(self.result_file) as partial:
+            partial.write_text(json.dumps(result))
 
     def save_peak(self) -> None:
         """Before the test, which a later call may have to make."""
         if self.peak_mb is not None:
-            _write(self.folder / 'peak_mb', str(self.peak_mb))
+            with whole_file(self.folder / 'peak_mb') as partial:
+                partial.write_text(str(self.peak_mb))
 
     def _peak(self) -> float | None:
         path = self.folder / 'peak_mb'
@@ -264,12 +268,6 @@ def _places(jobs: int | None) -> list[dict]:
     gpus = os.environ.get('CUDA_VISIBLE_DEVICES', ','.join(map(str, range(count))))
     gpus = gpus.split(',')[:count]
     return [dict(CUDA_VISIBLE_DEVICES=gpus[i % count]) for i in range(jobs or count)]
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f'{path.name}.partial')
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def _start(run: Run, step: str, tools: Path, place: dict) -> subprocess.Popen:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from mmdet_ohem.compare_configs import LABELS
 from mmdet_ohem.curves import draw_curves, save_figure
+from mmdet_ohem.whole_file import whole_file
 
 
 def write_report(results: list[dict], curves: dict, folder: str | os.PathLike) -> None:
@@ -26,9 +27,8 @@ def write_report(results: list[dict], curves: dict, folder: str | os.PathLike) -
         ('results.json', json.dumps(results, indent=2)),
         ('table.md', f'{table(results)}\n{verdict(results)}\n'),
     ):
-        partial = folder / f'{name}.partial'
-        partial.write_text(text)
-        os.replace(partial, folder / name)
+        with whole_file(folder / name) as partial:
+            partial.write_text(text)
 
 
 def table(results: list[dict]) -> str:

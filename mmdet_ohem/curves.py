@@ -7,6 +7,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mmdet_ohem.whole_file import whole_file
+
 LOSS_ALL_ROIS = 'mining/loss_all_rois'
 
 
@@ -87,9 +89,6 @@ def draw_curves(
 
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
-    """Write a picture, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{path.stem}.partial{path.suffix}')
-    figure.savefig(partial, dpi=150)
-    os.replace(partial, path)
+    """Write a picture; the suffix says the format."""
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=150)

@@ -5,7 +5,6 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -24,6 +23,7 @@ from mmdet_ohem.pictures import detected_boxes, draw_boxes
 from mmdet_ohem.proposal_files import clean_boxes
 from mmdet_ohem.proposal_store import write_store
 from mmdet_ohem.selective_search import search_in_order
+from mmdet_ohem.whole_file import whole_file
 
 STORE_STEP = 'LoadStoredProposals'
 
@@ -167,7 +167,7 @@ def detect_pictures(
         drawn = Path(folder, 'vis', name)
         if drawn.suffix.lower() not in IMAGE_SUFFIXES:
             drawn = drawn.with_name(f'{drawn.name}.png')
-        with _whole(drawn) as partial:
+        with whole_file(drawn) as partial:
             mmcv.imwrite(picture[..., ::-1], str(partial))
         labels = found.labels.tolist()
         detections = dict(
@@ -179,18 +179,6 @@ def detect_pictures(
             scores=[round(score, 4) for score in found.scores.tolist()],
             bboxes=[[round(x, 1) for x in box] for box in found.bboxes.tolist()],
         )
-        with _whole(Path(folder, 'preds', f'{name}.json')) as partial:
+        with whole_file(Path(folder, 'preds', f'{name}.json')) as partial:
             partial.write_text(json.dumps(detections))
     return skipped
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A name to write to, beside a file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{path.stem}.partial{path.suffix}')
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from mmdet_ohem.hardest_images import Hard, Report
 from mmdet_ohem.pictures import BACKGROUND, GROUND_TRUTH
+from mmdet_ohem.whole_file import whole_file
 
 THUMBNAIL = 160  # longer side, px
 SECTIONS = dict(
@@ -47,8 +48,6 @@ def write_report(report: Report, folder: str | os.PathLike, num: int = 100) -> N
     Raises:
         ValueError: an image cannot be read.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     lists = {
         name: [dict(asdict(hard), loss=hard.loss) for hard in getattr(report, name)]
         for name in SECTIONS
@@ -59,9 +58,8 @@ def write_report(report: Report, folder: str | os.PathLike, num: int = 100) -> N
         'hardest.csv': _table(lists),
     }
     for name, text in texts.items():
-        partial = folder / f'{name}.partial'
-        partial.write_text(text)
-        os.replace(partial, folder / name)
+        with whole_file(Path(folder, name)) as partial:
+            partial.write_text(text)
 
 
 def _table(lists: dict[str, list[dict]]) -> str:

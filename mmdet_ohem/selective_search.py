@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from mmdet_ohem.whole_file import whole_file
+
 # Images that are searched or wait for whoever uses their boxes, see search_in_order.
 AHEAD = 64
 
@@ -160,7 +162,5 @@ def _search_file(result: Path, image_file: Path, quality: bool) -> None:
         raise ValueError(
             f'{image_file} cannot be read as an image: replace or remove it.'
         )
-    writing = result.with_suffix('.writing')
-    with open(writing, 'wb') as file:
-        np.save(file, selective_search(image, quality))
-    os.replace(writing, result)
+    with whole_file(result) as partial:
+        np.save(partial, selective_search(image, quality))

@@ -15,6 +15,7 @@ from mmengine.config import Config
 from tqdm import tqdm
 
 from mmdet_ohem import benchmark, benchmark_data
+from mmdet_ohem.whole_file import whole_file
 
 NUMBERS_OF_ROIS = (500, 1000, 2000, 4000, 8000)
 PARTS = ('iteration', 'rois', 'selection', 'data')
@@ -140,8 +141,12 @@ def main() -> None:
     except KeyboardInterrupt:
         raise SystemExit('\nInterrupted; nothing was saved.') from None
     text = '\n\n'.join([record['machine'], *sections]) + '\n'
-    (args.out / 'benchmark.md').write_text(text)
-    (args.out / 'benchmark.json').write_text(json.dumps(record, indent=2))
+    for name, written in (
+        ('benchmark.md', text),
+        ('benchmark.json', json.dumps(record, indent=2)),
+    ):
+        with whole_file(args.out / name) as partial:
+            partial.write_text(written)
     print(f'\n{text}\nSaved in {args.out}.')
 
 
