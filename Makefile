@@ -13,7 +13,7 @@ demo: setup  ## train a detector with OHEM and without, compare, leave pictures
 	@PYTHON=$(PYTHON) bash tools/make_demo.sh
 
 test: setup  ## run the tests; ARGS="-k sampler" goes to pytest
-	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(ARGS) -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(ARGS) -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.linter  ## ruff: rules and format
 	@$(PYTHON) -m ruff check .

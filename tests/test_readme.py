@@ -93,7 +93,7 @@ def shortened(command: str) -> str:
     if 'benchmark.py' in command:
         command += ' --rounds 1 --num-rois 100'
     if 'compare_samplers' in command:
-        command += ' --seeds 0 --samplers random ohem --budget 2'
+        command += ' --seeds 0 --samplers ohem --budget 2'
     if 'train' in command.split()[0] or re.search(r'train.py|compare', command):
         command += f' --cfg-options {options}'
     return command

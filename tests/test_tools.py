@@ -212,18 +212,18 @@ def test_pictures_show_colours_of_foreground_and_background(trained, tmp_path):
 @pytest.mark.slow
 def test_a_killed_comparison_goes_on_and_ends_as_an_unbroken_one(lookalikes, tmp_path):
     config = small_config(tmp_path / 'ohem.py', lookalikes, OHEM)
-    samplers = ['random', 'ohem-per-label', 'focal']
+    samplers = ['random', 'ohem-per-label']
 
     def command(folder):
         words = ['tools/compare_samplers.py', config, '--samplers', *samplers]
-        words += ['--seeds', 0, '--budget', 20, '--jobs', 2]
+        words += ['--seeds', 0, '--budget', 10, '--jobs', 2]
         return [*words, '--work-dir', tmp_path / folder]
 
     unbroken = run_tool(*command('unbroken'))
     assert unbroken.returncode == 0, unbroken.stderr
     table = (tmp_path / 'unbroken' / 'table.md').read_text()
     assert table in unbroken.stdout
-    for row in ('random, bg_lo 0.1', 'nms_per_label=True', 'focal loss'):
+    for row in ('random, bg_lo 0.1', 'nms_per_label=True'):
         assert row in table
 
     killed = start_tool(*command('killed'))
@@ -245,8 +245,6 @@ def test_a_killed_comparison_goes_on_and_ends_as_an_unbroken_one(lookalikes, tmp
         return [(r['sampler'], r['mAP'], r['loss_all_rois']) for r in results]
 
     assert what_was_learnt('killed') == what_was_learnt('unbroken')
-    third = run_tool(*command('killed'))  # nothing is left to do
-    assert third.returncode == 0 and 'train' not in third.stdout
 
 
 def test_pictures_need_the_sampler_whose_rois_they_show(trained, lookalikes, tmp_path):
