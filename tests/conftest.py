@@ -1,8 +1,10 @@
 import os
+import runpy
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -46,6 +48,13 @@ def run_tool(*command, **variables) -> subprocess.CompletedProcess:
     process = start_tool(*command, **variables)
     stdout, stderr = process.communicate()
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+def run_tool_here(tool: str, *arguments) -> None:
+    """Run a tool in this process, which spares the imports; raises as it does."""
+    words = [str(word) for word in (ROOT / tool, *arguments)]
+    with mock.patch.object(sys, 'argv', words):
+        runpy.run_path(words[0], run_name='__main__')
 
 
 @pytest.fixture(scope='session')
