@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 ARGS :=
 
-.PHONY: help setup demo test lint
+.PHONY: help setup demo test cuda fuzz lint
 help:  ## this list
 	@echo 'make TARGET, where TARGET is'
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile
@@ -14,6 +14,13 @@ demo: setup  ## train a detector with OHEM and without, compare, leave pictures
 
 test: setup  ## run the tests; ARGS="-k sampler" goes to pytest
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(ARGS) -n 2 --dist loadfile --no-loadscope-reorder
+
+cuda: $(if $(filter .venv/%,$(PYTHON)),setup)  ## check and measure on a GPU, in ten minutes; PYTHON=python3 for yours
+	@$(PYTHON) tools/check_cuda.py $(ARGS)
+
+fuzz: setup  ## read CASES=1000 damaged files of each kind, kill commands; takes an hour
+	@MMDET_OHEM_FUZZ=$(or $(CASES),1000) OMP_NUM_THREADS=1 $(PYTHON) -m pytest \
+	    tests/reliability -v -s $(ARGS)
 
 lint: .venv/.linter  ## ruff: rules and format
 	@$(PYTHON) -m ruff check .
@@ -27,7 +34,8 @@ lint: .venv/.linter  ## ruff: rules and format
 
 # Choosing other versions runs the set-up again; an empty PINS= chooses the tested ones.
 .venv/.ready: .venv/.linter pyproject.toml \
-    $(if $(filter-out undefined,$(origin PINS) $(origin MMCV_FIND_LINKS)),chosen)
+    $(if $(filter-out undefined,$(origin PINS) $(origin FORKS) \
+    $(origin MMCV_FIND_LINKS)),chosen)
 	@rm -f $@
 	@bash tools/setup.sh
 	@touch $@

@@ -6,4 +6,5 @@ _base_ = [
 ]
 
 model = dict(roi_head=dict(bbox_head=dict(num_classes=len(_base_.classes))))
-default_hooks = dict(checkpoint=dict(interval=200))
+# All are kept: they are small, and pictures and reports look back.
+default_hooks = dict(checkpoint=dict(interval=200, max_keep_ckpts=-1))

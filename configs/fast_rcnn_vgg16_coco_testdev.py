@@ -3,7 +3,5 @@ _base_ = [
     '_base_/models/fast_rcnn_vgg16_coco.py',
     '_base_/datasets/coco_testdev.py',
     '_base_/schedules/coco_240k.py',
-    '_base_/default_runtime.py',
+    '_base_/server_runtime.py',
 ]
-
-test_evaluator = dict(outfile_prefix='work_dirs/{{ fileBasenameNoExtension }}/test-dev')

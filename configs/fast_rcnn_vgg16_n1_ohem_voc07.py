@@ -1,4 +1,6 @@
-# The paper's Table 1, row 11: OHEM, VGG16, N = 1, B = 128: 69.7 mAP.
+# OHEM, VGG16, N = 1, B = 128, from torchvision's weights,
+# which need no conversion. The paper's (Table 1, row 11) are Caffe's:
+# fast_rcnn_vgg16_caffe_n1_ohem_voc07.py.
 _base_ = 'fast_rcnn_vgg16_ohem_voc07.py'
 
 model = dict(train_cfg=dict(rcnn=dict(sampler=dict(num=128))))

@@ -3,4 +3,3 @@
 _base_ = 'fast_rcnn_vgg16_ohem_ms_voc07pp12.py'
 
 load_from = 'work_dirs/fast_rcnn_vgg16_ohem_ms_coco_trainval/iter_240000.pth'
-test_evaluator = dict(out_dir='work_dirs/{{ fileBasenameNoExtension }}')

@@ -1,13 +1,7 @@
-# OHEM +M, VGG16, COCO train2014 and val2014 to test-dev 2015: 25.5 AP in the paper.
-_base_ = ['fast_rcnn_vgg16_ohem_coco_trainval.py', '_base_/multi_scale.py']
+# OHEM +M, VGG16, COCO train2014 and val2014 to test-dev 2015: 25.6 AP on the
+# poster, 25.5 in the text of the paper.
+_base_ = 'fast_rcnn_vgg16_ohem_coco_trainval.py'
 
-resize = _base_.resize_to_one
-datasets = [
-    dict(part, pipeline=[*part.pipeline[:2], resize, *part.pipeline[3:]])
-    for part in _base_.train_dataloader.dataset.datasets
-]
-train_dataloader = dict(dataset=dict(datasets=datasets))
-tta_pipeline = _base_.tta_pipeline
-tta_pipeline[1].transforms[:2] = [_base_.resize_to_each, _base_.no_flip]
-tta_model = dict(_delete_=True, type='mmdet_ohem.MultiScaleTTAModel', roi_area=224**2)
-test_evaluator = dict(outfile_prefix='work_dirs/{{ fileBasenameNoExtension }}/test-dev')
+from mmdet_ohem.datasets import at_several_scales
+
+globals().update(at_several_scales(_base_))

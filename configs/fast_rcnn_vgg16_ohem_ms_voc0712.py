@@ -1,12 +1,6 @@
 # OHEM +M, VGG16, 07+12 to VOC07 test: 78.9 mAP in the paper, with +B.
-_base_ = ['fast_rcnn_vgg16_ohem_voc0712.py', '_base_/multi_scale.py']
+_base_ = 'fast_rcnn_vgg16_ohem_voc0712.py'
 
-resize = _base_.resize_to_one
-datasets = [
-    dict(part, pipeline=[*part.pipeline[:2], resize, *part.pipeline[3:]])
-    for part in _base_.train_dataloader.dataset.datasets
-]
-train_dataloader = dict(dataset=dict(datasets=datasets))
-tta_pipeline = _base_.tta_pipeline
-tta_pipeline[1].transforms[:2] = [_base_.resize_to_each, _base_.no_flip]
-tta_model = dict(_delete_=True, type='mmdet_ohem.MultiScaleTTAModel', roi_area=224**2)
+from mmdet_ohem.datasets import at_several_scales
+
+globals().update(at_several_scales(_base_))

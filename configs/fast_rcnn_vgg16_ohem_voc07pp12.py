@@ -1,13 +1,4 @@
 # OHEM, VGG16, 07++12 to VOC12 test: 71.9 mAP in the paper.
-_base_ = 'fast_rcnn_vgg16_voc07pp12.py'
+_base_ = ['fast_rcnn_vgg16_voc07pp12.py', '_base_/ohem.py']
 
-model = dict(
-    train_cfg=dict(
-        rcnn=dict(
-            # No lower bound for background: hard background may lie anywhere.
-            assigner=dict(neg_iou_thr=0.5),
-            sampler=dict(_delete_=True, type='mmdet_ohem.OHEMSampler', num=64),
-        )
-    )
-)
-test_evaluator = dict(out_dir='work_dirs/{{ fileBasenameNoExtension }}')
+model = _base_.ohem

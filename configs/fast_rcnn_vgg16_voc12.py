@@ -3,7 +3,5 @@ _base_ = [
     '_base_/models/fast_rcnn_vgg16.py',
     '_base_/datasets/voc12.py',
     '_base_/schedules/voc12_200k.py',
-    '_base_/default_runtime.py',
+    '_base_/server_runtime.py',
 ]
-
-test_evaluator = dict(out_dir='work_dirs/{{ fileBasenameNoExtension }}')

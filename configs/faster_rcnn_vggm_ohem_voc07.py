@@ -6,14 +6,7 @@ _base_ = [
     '_base_/datasets/voc07_no_proposals.py',
     '_base_/schedules/voc07_70k.py',
     '_base_/default_runtime.py',
+    '_base_/ohem.py',
 ]
 
-model = dict(
-    train_cfg=dict(
-        rcnn=dict(
-            # No lower bound for background: hard background may lie anywhere.
-            assigner=dict(neg_iou_thr=0.5),
-            sampler=dict(_delete_=True, type='mmdet_ohem.OHEMSampler', num=64),
-        )
-    )
-)
+model = _base_.ohem

@@ -13,26 +13,29 @@ def _check_mmcv() -> None:
     from contextlib import suppress
     from importlib.metadata import PackageNotFoundError, version
 
-    wanted = (
-        'mmdet_ohem needs mmcv 2.0.0 or newer, below 2.2.0, with compiled operators '
-        '(see Installation in the README), but '
-    )
     installed = {}
-    for name in ('mmcv', 'onedl-mmcv', 'mmcv-lite'):
+    for name in ('mmcv', 'onedl-mmcv', 'mmcv-lite', 'mmdet', 'onedl-mmdetection'):
         with suppress(PackageNotFoundError):
             installed[name] = version(name)
+    # MMDetection 3.3 stops below mmcv 2.2; its fork takes any that is newer.
+    is_fork = 'onedl-mmdetection' in installed and 'mmdet' not in installed
+    for name in ('mmdet', 'onedl-mmdetection'):
+        installed.pop(name, None)
+    wanted = (
+        'mmdet_ohem needs mmcv 2.0.0 or newer, '
+        + ('' if is_fork else 'below 2.2.0 for the MMDetection that is installed, ')
+        + 'with compiled operators (see Installation in the README), but '
+    )
     if not installed:
         raise RuntimeError(wanted + 'mmcv is not installed.')
     if list(installed) == ['mmcv-lite']:
         raise RuntimeError(wanted + 'mmcv-lite is installed, which has no operators.')
     from mmengine.utils import digit_version
 
-    # The bounds are MMDetection 3.3's; its fork, for which onedl-mmcv is, has none.
     name, mmcv_version = next(iter(installed.items()))
-    fits = (
-        digit_version('2.0.0') <= digit_version(mmcv_version) < digit_version('2.2.0')
-    )
-    if name == 'mmcv' and not fits:
+    is_old = digit_version(mmcv_version) < digit_version('2.0.0')
+    is_new = digit_version(mmcv_version) >= digit_version('2.2.0')
+    if is_old or (is_new and name == 'mmcv' and not is_fork):
         raise RuntimeError(wanted + f'mmcv {mmcv_version} is installed.')
     try:
         import mmcv.ops  # noqa: F401
@@ -46,10 +49,8 @@ def _check_mmcv() -> None:
 _check_mmcv()
 
 from mmdet_ohem.checkpoint import allow_mmengine_checkpoints  # noqa: E402
-from mmdet_ohem.config_files import config_file  # noqa: E402
-from mmdet_ohem.mining import select_hard_rois  # noqa: E402
-from mmdet_ohem.ohem_loss import OHEMLoss  # noqa: E402
-from mmdet_ohem.ohem_sampler import OHEMSampler  # noqa: E402
+from mmdet_ohem.config import config_file  # noqa: E402
+from mmdet_ohem.mining import OHEMLoss, OHEMSampler, select_hard_rois  # noqa: E402
 
 allow_mmengine_checkpoints()
 

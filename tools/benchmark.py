@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from studies import data_side, iterations
 from tqdm import tqdm
 
-from mmdet_ohem import benchmark, benchmark_data
 from mmdet_ohem.whole_file import whole_file
 
 NUMBERS_OF_ROIS = (500, 1000, 2000, 4000, 8000)
@@ -67,14 +67,14 @@ def machine(device: str) -> str:
     return f'{name}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}'
 
 
-def contenders(configs: list[str]) -> list[benchmark.Contender]:
+def contenders(configs: list[str]) -> list[iterations.Contender]:
     if not configs:
-        return benchmark.paper_contenders(Path(__file__).parent.parent / 'configs')
+        return iterations.paper_contenders(Path(__file__).parent.parent / 'configs')
     for path in configs:
         if not Path(path).is_file():
             raise SystemExit(f'There is no config {path}.')
     found = [
-        benchmark.Contender(Path(path).stem, Config.fromfile(path), 'given')
+        iterations.Contender(Path(path).stem, Config.fromfile(path), 'given')
         for path in configs
     ]
     for path, contender in zip(configs, found, strict=True):
@@ -85,9 +85,9 @@ def contenders(configs: list[str]) -> list[benchmark.Contender]:
 
 def time_iterations(args: argparse.Namespace, num_rois: int, rounds: int):
     rivals = contenders(args.configs)
-    batch_of = benchmark.BatchMaker(num_rois, args.images, args.store)
-    turns = benchmark.run(rivals, batch_of, rounds, args.device)
-    total = len(rivals) * (rounds + 1)
+    batch_of = iterations.BatchMaker(num_rois, args.images, args.store)
+    turns = iterations.run(rivals, batch_of, rounds, args.device)
+    total = len(rivals) * (iterations.WARM_UP[args.device] + rounds)
     with tqdm(turns, f'{num_rois} RoIs', total, unit='iteration') as progress:
         for contender in progress:
             progress.set_postfix_str(contender.name)
@@ -103,28 +103,29 @@ def measure(args: argparse.Namespace) -> tuple[list[str], dict]:
         boxes = 'random boxes' if args.store is None else args.store
         sections.append(
             f'{args.num_rois} RoIs an image ({source}, {boxes}), '
-            f'{args.rounds} iterations of each:\n\n{benchmark.tabulate(rivals)}'
+            f'{args.rounds} iterations of each:\n\n{iterations.tabulate(rivals)}'
         )
         record['iteration'] = [rival.to_dict() for rival in rivals]
     if 'rois' in args.parts:
         rounds = min(args.rounds, 2)
         sweep = {n: time_iterations(args, n, rounds) for n in NUMBERS_OF_ROIS}
-        benchmark.plot_by_rois(sweep, args.out / 'rois.png')
+        iterations.plot_by_rois(sweep, args.out / 'rois.png')
         sections += [
-            f'{n} RoIs an image:\n\n{benchmark.tabulate(rivals)}'
+            f'{n} RoIs an image:\n\n{iterations.tabulate(rivals)}'
             for n, rivals in sweep.items()
         ]
         record['rois'] = {
             n: [r.to_dict() for r in rivals] for n, rivals in sweep.items()
         }
     if 'selection' in args.parts:
-        times = list(tqdm(benchmark.time_selection(), 'selection', 3))
-        sections.append(benchmark.tabulate_selection(times))
+        times = list(tqdm(iterations.time_selection(args.device), 'selection', 3))
+        table = iterations.tabulate_selection(times)
+        sections.append(f'Selection alone, on {args.device}:\n\n{table}')
         record['selection'] = [vars(row) for row in times]
     if 'data' in args.parts:
         folder = None if args.images is None else Path(args.images)
-        results = benchmark_data.measure(folder=folder)
-        sections.append(benchmark_data.tabulate(results))
+        results = data_side.measure(folder=folder)
+        sections.append(data_side.tabulate(results))
         record['data'] = results
     return sections, record
 

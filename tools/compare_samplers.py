@@ -1,12 +1,23 @@
 """Train a config with several samplers and seeds: which one does your data want?"""
 
 import argparse
+import sys
+from functools import partial
 from pathlib import Path
 
-from mmdet_ohem.check_data import check_data
-from mmdet_ohem.compare import compare
-from mmdet_ohem.compare_configs import SAMPLERS, fitting_samplers, why_not
-from mmdet_ohem.launch import add_config_arguments, load_config
+from tqdm import tqdm
+
+from mmdet_ohem.compare import SAMPLERS, compare, fitting_samplers, why_not
+from mmdet_ohem.runs import (
+    add_background,
+    add_background_arguments,
+    add_budget_argument,
+    add_config_arguments,
+    check_data,
+    check_score_thr,
+    errors_as_sentences,
+    load_config,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,46 +36,47 @@ def parse_args() -> argparse.Namespace:
         help=f'some of {", ".join(SAMPLERS)}; all that the config can have if left out',
     )
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
-    parser.add_argument(
-        '--budget',
-        type=int,
-        help='iterations of each run, or epochs where the config counts those; as in '
-        'the config if left out',
-    )
+    add_budget_argument(parser)
     parser.add_argument(
         '--jobs',
         type=int,
         help='runs at a time; one for each GPU if left out, or one on the CPU',
     )
-    add_config_arguments(parser)
+    add_background_arguments(parser)
+    add_config_arguments(parser, 'work_dirs/compare/<name of the config>')
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    for name in ('jobs', 'budget'):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise SystemExit(f'--{name} must be 1 or more, not {getattr(args, name)}.')
+    if args.jobs is not None and args.jobs < 1:
+        raise SystemExit(f'--jobs must be 1 or more, not {args.jobs}.')
+    is_terminal = sys.stderr.isatty()
     folder = args.work_dir or Path('work_dirs/compare', Path(args.config).stem)
-    cfg = load_config(args)
     try:
-        fitting = fitting_samplers(cfg)
-        samplers = args.samplers or fitting
-        for name in SAMPLERS:
-            if not args.samplers and name not in fitting:
-                print(f'Without {name}: {why_not(cfg, name)}')
-        check_data(cfg, ('train', 'test'))
-        compare(
-            cfg,
-            list(dict.fromkeys(samplers)),
-            list(dict.fromkeys(args.seeds)),
-            folder,
-            Path(__file__).parent,
-            args.budget,
-            args.jobs,
-        )
-    except (RuntimeError, ValueError) as error:
-        raise SystemExit(str(error)) from error
+        with errors_as_sentences(RuntimeError):
+            cfg = load_config(args)
+            fitting = fitting_samplers(cfg)
+            samplers = args.samplers or fitting
+            for name in SAMPLERS:
+                if not args.samplers and name not in fitting:
+                    print(f'Without {name}: {why_not(cfg, name)}')
+            if args.background:
+                add_background(cfg, args.background, args.background_proposals)
+            check_data(cfg, ('train', 'test', 'background'))
+            check_score_thr(cfg, ('test',))
+            compare(
+                cfg,
+                list(dict.fromkeys(samplers)),
+                list(dict.fromkeys(args.seeds)),
+                folder,
+                Path(__file__).parent,
+                args.budget,
+                args.jobs,
+                # In a terminal bars are below the lines.
+                say=tqdm.write if is_terminal else partial(print, flush=True),
+                bar=tqdm if is_terminal else None,
+            )
     except KeyboardInterrupt:
         raise SystemExit(
             '\nInterrupted; the same command goes on where it stopped.'

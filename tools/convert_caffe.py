@@ -7,9 +7,9 @@ what training starts from (init_cfg of the configs).
 """
 
 import argparse
-import sys
 
-from mmdet_ohem.caffe_weights import convert
+from mmdet_ohem.caffe import convert
+from mmdet_ohem.runs import errors_as_sentences
 
 EPILOG = """examples:
   python tools/convert_caffe.py VGG16.v2.caffemodel checkpoints/vgg16_caffe.pth
@@ -33,10 +33,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    try:
+    with errors_as_sentences():
         conversion = convert(args.source, args.target)
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
     print(conversion.title)
     for word, names in (
         ('taken', conversion.taken),

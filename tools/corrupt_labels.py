@@ -2,7 +2,9 @@
 
 import argparse
 
-from mmdet_ohem.corrupt_labels import corrupt_labels
+from studies.corrupt_labels import corrupt_labels
+
+from mmdet_ohem.runs import errors_as_sentences
 
 
 def main() -> None:
@@ -26,10 +28,8 @@ def main() -> None:
     )
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
-    try:
+    with errors_as_sentences():
         spoilt = corrupt_labels(**vars(args))
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
     num_removed = sum(label['given'] is None for label in spoilt)
     print(
         f'Wrote {args.out}: {len(spoilt) - num_removed} objects have a wrong class, '

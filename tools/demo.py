@@ -7,8 +7,14 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from mmdet_ohem.demo import PictureDetector, detect_pictures, find_pictures
-from mmdet_ohem.launch import add_config_arguments, load_config
+from mmdet_ohem.datasets import picture_files
+from mmdet_ohem.runs import (
+    PictureDetector,
+    add_config_arguments,
+    detect_pictures,
+    errors_as_sentences,
+    load_config,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,21 +48,20 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = load_config(args)
-    if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
-        raise SystemExit(f'There is no checkpoint {args.checkpoint}.')
     try:
-        paths = find_pictures(args.images)
-        detector = PictureDetector(cfg, args.checkpoint, args.device)
-        skipped = detect_pictures(
-            detector,
-            paths,
-            cfg.work_dir,
-            args.score_thr,
-            lambda results, total: tqdm(results, total=total, unit='picture'),
-        )
-    except (ImportError, ValueError) as error:
-        raise SystemExit(str(error)) from error
+        with errors_as_sentences():
+            cfg = load_config(args)
+            if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
+                raise FileNotFoundError(f'There is no checkpoint {args.checkpoint}.')
+            paths = list(map(Path, picture_files(args.images)))
+            detector = PictureDetector(cfg, args.checkpoint, args.device)
+            skipped = detect_pictures(
+                detector,
+                paths,
+                cfg.work_dir,
+                args.score_thr,
+                lambda results, total: tqdm(results, total=total, unit='picture'),
+            )
     except KeyboardInterrupt:
         raise SystemExit('\nInterrupted; what is written stays.') from None
     for path in skipped:

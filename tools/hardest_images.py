@@ -1,19 +1,20 @@
 """List the training images and labels that stay hard: look for wrong labels there."""
 
 import argparse
-import json
-import re
 from pathlib import Path
 
 from mmdet.registry import DATASETS, MODELS
 from mmengine.registry import init_default_scope
 from tqdm import tqdm
 
-from mmdet_ohem.check_data import check_data
-from mmdet_ohem.corrupt_labels import count_found
-from mmdet_ohem.hardest_images import find_hardest
-from mmdet_ohem.hardest_page import write_report
-from mmdet_ohem.launch import add_config_arguments, load_config
+from mmdet_ohem.checkpoint import numbered_checkpoints
+from mmdet_ohem.reports import count_found, find_hardest, read_spoilt, write_report
+from mmdet_ohem.runs import (
+    add_config_arguments,
+    check_data,
+    errors_as_sentences,
+    load_config,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,39 +47,29 @@ def find_checkpoints(paths: list[str]) -> list[str]:
     """Files as they are; of a work dir its iter_N.pth or epoch_N.pth by N."""
     found = []
     for path in map(Path, paths):
-        numbered = {
-            int(match.group(1)): str(file)
-            for file in path.glob('*.pth')
-            if (match := re.fullmatch(r'(?:iter|epoch)_(\d+)\.pth', file.name))
-        }
-        files = (
-            [numbered[n] for n in sorted(numbered)] if path.is_dir() else [str(path)]
-        )
-        if not files or not Path(files[0]).is_file():
-            raise SystemExit(f'There is no checkpoint {path}, nor one in it.')
-        found += files
+        files = numbered_checkpoints(path) if path.is_dir() else [path]
+        if not files or not files[0].is_file():
+            raise FileNotFoundError(f'There is no checkpoint {path}, nor one in it.')
+        found += map(str, files)
     return found
 
 
 def main() -> None:
     args = parse_args()
-    cfg = load_config(args)
-    check_data(cfg, ('train',))
-    if 'roi_head' not in cfg.model:
-        raise SystemExit(
-            f'{args.config} has no model.roi_head, whose RoIs could be ranked.'
-        )
-    checkpoints = find_checkpoints(args.checkpoints)
-    init_default_scope('mmdet')
-    detector = MODELS.build(cfg.model).to(args.device)
-    dataset = DATASETS.build(cfg.train_dataloader.dataset)
-    try:
-        report = find_hardest(
-            detector, dataset, checkpoints, progress=lambda passes: tqdm(passes)
-        )
+    with errors_as_sentences():
+        cfg = load_config(args)
+        check_data(cfg, ('train',))
+        if 'roi_head' not in cfg.model:
+            raise ValueError(
+                f'{args.config} has no model.roi_head, whose RoIs could be ranked.'
+            )
+        checkpoints = find_checkpoints(args.checkpoints)
+        spoilt = read_spoilt(args.corrupted) if args.corrupted else []
+        init_default_scope(cfg.get('default_scope') or 'mmdet')
+        detector = MODELS.build(cfg.model).to(args.device)
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+        report = find_hardest(detector, dataset, checkpoints, progress=tqdm)
         write_report(report, cfg.work_dir, args.num)
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
     print(f'Wrote {cfg.work_dir}/hardest.html, hardest.json and hardest.csv.')
     for hard in report.boxes[:5]:
         print(
@@ -86,7 +77,6 @@ def main() -> None:
             f'({hard.score:.2f}), loss {hard.loss:.2f}'
         )
     if args.corrupted:
-        spoilt = json.loads(Path(args.corrupted).read_text())
         wrong = [label for label in spoilt if label['given'] is not None]
         removed = [label for label in spoilt if label['given'] is None]
         for of_list, labels, ranked in (

@@ -21,4 +21,9 @@ WORK=work_dirs/demo
 run tools/compare_samplers.py $CONFIG --samplers random ohem --seeds 0 --jobs 2 \
   --work-dir $WORK
 run tools/draw_pictures.py $CONFIG "$(cat $WORK/ohem-seed0/last_checkpoint)" \
-  --work-dir $WORK
+  --beside "$(cat $WORK/random-seed0/last_checkpoint)" --work-dir $WORK
+cat <<END
+In $WORK: table.md (the verdict), curves.png, detections.png (random sampling beside
+OHEM, false positives in orange) and mined.png (what OHEM trains on, early and at the end).
+Your own data: python tools/new_data_set.py --images ... --annotations ... --name mine
+END

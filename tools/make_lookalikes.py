@@ -1,24 +1,35 @@
 """Write the small data set of the demo: parts with a hole, and blanks without."""
 
 import argparse
+from functools import partial
 
-from mmdet_ohem.lookalikes import generate
+from tqdm import tqdm
+
+from mmdet_ohem.datasets import generate, generate_rotated
+from mmdet_ohem.runs import errors_as_sentences
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description='Write a small data set in VOC layout: washers, nuts and gears '
-        'among undrilled blanks. The same seed gives the same bytes.'
+        'among undrilled blanks, or with --rotated bars, links and spindles at any '
+        'angle in the layout of DOTA. The same seed gives the same bytes.'
     )
     parser.add_argument('root', help='a new folder, such as data/lookalikes')
     parser.add_argument('--num-train', type=int, default=120, help='training images')
     parser.add_argument('--num-test', type=int, default=60, help='test images')
+    parser.add_argument(
+        '--rotated',
+        action='store_true',
+        help='elongated parts at any angle, for MMRotate: train, val (as many images '
+        'as test) and test, with text annotations as DOTA has them',
+    )
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
-    try:
-        generate(args.root, args.num_train, args.num_test, args.seed)
-    except FileExistsError as error:
-        raise SystemExit(str(error)) from error
+    progress = partial(tqdm, unit='image', mininterval=1)
+    with errors_as_sentences():
+        write = generate_rotated if args.rotated else generate
+        write(args.root, args.num_train, args.num_test, args.seed, progress)
     print(f'Wrote {args.num_train} + {args.num_test} images to {args.root}.')
 
 

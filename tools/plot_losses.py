@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mmdet_ohem.curves import LOSS_ALL_ROIS, plot_curves, read_curve
+from mmdet_ohem.visualization import LOSS_ALL_ROIS, plot_curves, read_curve
 
 
 def main() -> None:
@@ -44,6 +44,12 @@ def main() -> None:
         raise SystemExit(str(error)) from error
     for name, curve in curves.items():
         print(f'{name}: {list(curve.values())[-1]:.4f} at iteration {max(curve)}')
+    ends = {max(curve) for curve in curves.values()}
+    if len(ends) > 1:
+        print(
+            'The curves have different lengths: compare them up to iteration '
+            f'{min(ends)} alone.'
+        )
     print(f'Wrote {args.out}.')
 
 

@@ -8,6 +8,8 @@
 #
 #     PINS             pins that take the place of those in requirements.txt, such as
 #                      'torch==2.11.0'; .venv remembers them
+#     FORKS            1: the forks onedl-mmcv, onedl-mmengine and onedl-mmdetection in
+#                      place of mmcv, mmengine and mmdet; .venv remembers it
 #     MMCV_FIND_LINKS  a page of ready mmcv wheels, instead of building one
 #     MAX_JOBS         compilers at once; all cores if not given
 set -euo pipefail
@@ -65,11 +67,20 @@ check_build_tools() {
       "Python's headers (Debian and Ubuntu: apt-get install python3-dev)."
 }
 
+# requirements.txt without comments, and mmcv, whose pin is one: pip cannot install it
+# with the others. With FORKS, each fork stands in the place of its original.
+requirements() {
+  local forks=''
+  [[ -z ${FORKS:-} ]] ||
+    forks=$(sed -nE 's/^# ([a-z]+) -> ([^ ]+)$/s:^\1==.*:\2:/p' requirements.txt)
+  sed -n -e '/^[a-z]/p' -e 's/^# \(mmcv==\)/\1/p' requirements.txt | sed "$forks"
+}
+
 # The pinned requirements, one a line; PINS before requirements.txt.
 pins() {
   local line pin
   for pin in ${PINS:-}; do
-    grep -q "^${pin%%[=<>!~]*}==" requirements.txt ||
+    requirements | grep "^${pin%%[=<>!~]*}==" >/dev/null ||
       die "PINS names '$pin', which requirements.txt does not pin."
   done
   while read -r line; do
@@ -77,11 +88,24 @@ pins() {
       [[ ${pin%%[=<>!~]*} != "${line%%==*}" ]] || line=$pin
     done
     echo "$line"
-  done < <(grep '^[a-z]' requirements.txt)
+  done < <(requirements)
 }
 
+# The pin of a package, or of its fork (mmdet's is onedl-mmdetection).
 pin() {
-  pins | grep "^$1[=<>!~]"
+  pins | grep -E "^(onedl-)?$1[a-z]*[=<>!~]"
+}
+
+# The forks fill the same folders as their originals.
+check_no_mixture() {
+  local others='onedl-mm'
+  [[ -z ${FORKS:-} ]] || others='(mmcv|mmengine|mmdet)=='
+  # No grep -q: it would leave early and make pip fail on the closed pipe.
+  if "$PYTHON" -m pip list --format=freeze 2>/dev/null | grep -E "^$others" >/dev/null
+  then
+    die 'the forks and their originals cannot be in one .venv, please remove the' \
+      'folder .venv to change from one to the other.'
+  fi
 }
 
 # The newest line of pip's or ninja's output that tells how far it is.
@@ -126,7 +150,7 @@ install_linter() {
 # All but mmcv (needs PyTorch there) and OpenCV's contrib build (comes last).
 install_requirements() {
   local wanted
-  mapfile -t wanted < <(pins | grep -vE '^(mmcv|opencv-contrib)')
+  mapfile -t wanted < <(pins | grep -vE '^((onedl-)?mmcv|opencv-contrib)')
   with_progress "Installing $(pin torch), $(pin mmdet) and what they need" \
     pip_install "${wanted[@]}"
 }
@@ -218,18 +242,21 @@ print(f"Ready: PyTorch {torch.__version__}, mmcv {mmcv.__version__},",
 main() {
   make_venv
   PINS=${PINS-$(cat .venv/pins 2>/dev/null || true)}
+  FORKS=${FORKS-$(cat .venv/forks 2>/dev/null || true)}
   pins >/dev/null
   if [[ ${1:-} == linter ]]; then
     install_linter
     return
   fi
   check_build_tools
+  check_no_mixture
   install_requirements
   install_opencv_contrib
   install_mmcv
   install_package
   # Remembered once they work; PINS= in a later call goes back to requirements.txt.
   echo "$PINS" >.venv/pins
+  echo "$FORKS" >.venv/forks
   report
 }
 

@@ -5,15 +5,36 @@ from pathlib import Path
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
-from mmengine.config import ConfigDict
+from mmengine.fileio import dump
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from mmdet_ohem.check_data import check_data
-from mmdet_ohem.launch import (
+from mmdet_ohem.checkpoint import load_checked
+from mmdet_ohem.runs import (
+    add_background,
+    add_background_arguments,
     add_config_arguments,
     add_launcher_arguments,
+    check_data,
+    check_gpu,
+    check_score_thr,
+    errors_as_sentences,
     load_config,
+    lost_files_as_sentences,
+    missing_operators_as_sentences,
+    run_test,
 )
+from mmdet_ohem.whole_file import whole_file
+
+
+class DumpWhole(DumpDetResults):
+    """MMDetection's, whose file is there whole or not at all."""
+
+    def compute_metrics(self, results: list) -> dict:
+        with whole_file(self.out_file_path) as partial:
+            dump(results, partial)
+        print_log(f'Wrote the detections to {self.out_file_path}.', logger='current')
+        return {}
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,6 +58,7 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help="test-time augmentation with the config's tta_model and tta_pipeline",
     )
+    add_background_arguments(parser)
     add_config_arguments(parser)
     add_launcher_arguments(parser)
     return parser.parse_args()
@@ -44,10 +66,15 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = load_config(args)
-    check_data(cfg, ('test',))
+    with errors_as_sentences():
+        cfg = load_config(args)
+        check_data(cfg, ('test',))
+        check_gpu(cfg, ('test',))
     if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
         raise SystemExit(f'There is no checkpoint {args.checkpoint}.')
+    if '://' not in args.checkpoint:
+        with errors_as_sentences():
+            load_checked(args.checkpoint)
     if args.out and Path(args.out).suffix not in ('.pkl', '.pickle'):
         raise SystemExit(f'--out takes a .pkl file, not {args.out}.')
     cfg.load_from = args.checkpoint
@@ -59,12 +86,25 @@ def main() -> None:
                 f'--tta needs tta_model and tta_pipeline in {args.config}; proposals '
                 'must be read after the flip, so there is no default.'
             )
-        cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+        # Not **cfg.tta_model: of a pure Python config, whose imports MMEngine writes to
+        # a file only as long as they are not looked at, it would make classes.
+        tta_model = cfg.tta_model.copy()
+        tta_model.module = cfg.model
+        cfg.model = tta_model
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
-    runner = Runner.from_cfg(cfg)
-    if args.out:
-        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
-    runner.test()
+    if args.background:
+        with errors_as_sentences():
+            add_background(cfg, args.background, args.background_proposals)
+            check_data(cfg, ('background',))
+    check_score_thr(cfg, ('test',))
+    with lost_files_as_sentences(cfg.work_dir), missing_operators_as_sentences():
+        runner = Runner.from_cfg(cfg)
+        if args.out:
+            runner.test_evaluator.metrics.append(DumpWhole(args.out))
+        run_test(runner)
+    if args.show_dir:
+        pictures = Path(runner.work_dir, runner.timestamp, args.show_dir)
+        print(f'Wrote pictures of the detections to {pictures}.')
 
 
 if __name__ == '__main__':

@@ -11,8 +11,9 @@ if [[ ${1:--} == -* || $# == 2 ]]; then
   echo "$USAGE" >&2
   exit 2
 fi
-if [[ $1 == *[[:space:],]* ]]; then
-  echo "WORK_DIR '$1' has a space or comma, which --cfg-options would take apart." >&2
+if [[ $1 == *[[:space:],\'\\]* ]]; then
+  echo "WORK_DIR '$1' has a space, comma, quote or backslash, which --cfg-options or a" \
+    'config would take apart.' >&2
   exit 2
 fi
 TOOLS=$(dirname "$0")
@@ -47,18 +48,24 @@ propose() {  # FOLDER: the proposals of the RPN that was trained there, as store
   done
 }
 
-stores() {  # FOLDER: into STORES, what points Fast R-CNN's pipelines at its proposals
-  STORES=(
-    train_dataloader.dataset.pipeline.4.store="$WORK/$1/trainval"
-    val_dataloader.dataset.pipeline.2.store="$WORK/$1/test"
-    test_dataloader.dataset.pipeline.2.store="$WORK/$1/test"
-  )
+fast_rcnn_on() {  # FOLDER: a config of Fast R-CNN on the proposals that were made there
+  local config=$WORK/$1/fast_rcnn.py
+  cat >"$config" <<CONFIG
+_base_ = '$(realpath "$FAST_RCNN")'
+
+from mmdet_ohem.datasets import with_step
+
+read, folder = 'LoadStoredProposals', '$WORK/$1'
+train_dataloader = with_step(_base_.train_dataloader, read, store=f'{folder}/trainval')
+val_dataloader = with_step(_base_.val_dataloader, read, store=f'{folder}/test')
+test_dataloader = with_step(_base_.test_dataloader, read, store=f'{folder}/test')
+CONFIG
+  echo "$config"
 }
 
 train rpn1 "$RPN"
 propose rpn1
-stores rpn1
-train fast_rcnn1 "$FAST_RCNN" --cfg-options "${STORES[@]}"
+train fast_rcnn1 "$(fast_rcnn_on rpn1)"
 
 SHARED=(
   load_from="$(cat "$WORK/fast_rcnn1/last_checkpoint")"
@@ -67,10 +74,9 @@ SHARED=(
 )
 train rpn2 "$RPN" --cfg-options "${SHARED[@]}"
 propose rpn2
-stores rpn2
-train fast_rcnn2 "$FAST_RCNN" --cfg-options "${SHARED[@]}" "${STORES[@]}" \
+train fast_rcnn2 "$(fast_rcnn_on rpn2)" --cfg-options "${SHARED[@]}" \
   model.roi_head.bbox_head.init_cfg=None
 
 echo "Done; the last log ends with the mAP. To evaluate again:
-  python $TOOLS/test.py $WORK/fast_rcnn2/$(basename "$FAST_RCNN") \
+  python $TOOLS/test.py $WORK/fast_rcnn2/fast_rcnn.py \
 $(cat "$WORK/fast_rcnn2/last_checkpoint")"

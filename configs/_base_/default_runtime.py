@@ -4,8 +4,12 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
+    # MMEngine's hook, but a training that is killed leaves whole checkpoints.
     checkpoint=dict(
-        type='CheckpointHook', by_epoch=False, interval=5000, max_keep_ckpts=3
+        type='mmdet_ohem.WholeCheckpointHook',
+        by_epoch=False,
+        interval=5000,
+        max_keep_ckpts=3,
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),

@@ -1,91 +1,42 @@
-# A data set in VOC layout. For your own, change the three lines below: the class names,
-# the folder (Annotations/*.xml, ImageSets/Main/*.txt, JPEGImages/*.jpg; keep the words
-# VOC2007 and VOC2012 out of its name, MMDetection prints VOC's own classes for those)
-# and the proposals, made by
-#   python tools/prepare_proposals.py selective-search --images data/bccd/JPEGImages \
-#       --out data/bccd/proposals
+# BCCD, a data set in VOC layout. For one of your own copy this file and edit the values
+# at its top.
+_base_ = []  # above the import, or MMEngine takes this for a pure Python config
+
+from mmdet_ohem.datasets import loaders, voc_layout
+
+# The names in Annotations/*.xml.
 classes = ('RBC', 'WBC', 'Platelets')
+# The folder with Annotations/, ImageSets/Main/ and JPEGImages/ (*.jpg). Keep the words
+# VOC2007 and VOC2012 out of its name: MMDetection prints VOC's own classes for those.
 data_root = 'data/bccd/'
-proposals = data_root + 'proposals'
+# The lists of images, ImageSets/Main/*.txt.
+train_list = 'trainval'
+test_list = 'test'
+# Made by: python tools/prepare_proposals.py selective-search \
+#     --images data/bccd/JPEGImages --out data/bccd/proposals
+proposals = 'data/bccd/proposals'
+# Images are resized to fit into this, in px: the longer side, the shorter side.
 scale = (400, 300)
-data_help = (
-    'BCCD is public: https://github.com/Shenggan/BCCD_Dataset; put its folder BCCD at '
-    'data/bccd.'
-)
+# Said when a file of this folder is missing.
+data_help = {
+    'data/bccd/': (
+        'BCCD is public: https://github.com/Shenggan/BCCD_Dataset; put its folder BCCD '
+        'at data/bccd.'
+    )
+}
 
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='mmdet_ohem.LoadStoredProposals', store=proposals),
-    dict(type='PackDetInputs'),
-]
-meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='mmdet_ohem.LoadStoredProposals', store=proposals),
-    # After the resize: ground truth is evaluated in the image's own coordinates.
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='PackDetInputs', meta_keys=meta_keys),
-]
-
-train_dataloader = dict(
-    batch_size=2,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
-    dataset=dict(
-        type='VOCDataset',
-        metainfo=dict(classes=classes),
-        data_root=data_root,
-        data_prefix=dict(sub_data_root=''),
-        ann_file='ImageSets/Main/trainval.txt',
-        # Two ground-truth boxes of BCCD have no area, and no box targets either.
-        filter_cfg=dict(filter_empty_gt=False, bbox_min_size=1),
-        pipeline=train_pipeline,
-    ),
+globals().update(
+    loaders(
+        train=voc_layout(
+            data_root,
+            train_list,
+            proposals,
+            classes,
+            # Boxes without area have no box targets; BCCD has two.
+            filter_cfg=dict(filter_empty_gt=False, bbox_min_size=1),
+        ),
+        test=voc_layout(data_root, test_list, proposals, classes),
+        scale=scale,
+        metric=dict(type='VOCMetric', metric='mAP', eval_mode='area'),
+    )
 )
-val_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='VOCDataset',
-        metainfo=dict(classes=classes),
-        data_root=data_root,
-        data_prefix=dict(sub_data_root=''),
-        ann_file='ImageSets/Main/test.txt',
-        test_mode=True,
-        pipeline=test_pipeline,
-    ),
-)
-test_dataloader = val_dataloader
-val_evaluator = dict(type='VOCMetric', metric='mAP', eval_mode='area')
-test_evaluator = val_evaluator
-
-# Both directions of each test image; proposals are read after the flip.
-tta_model = dict(
-    type='DetTTAModel',
-    tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.3), max_per_img=100),
-)
-tta_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [dict(type='Resize', scale=scale, keep_ratio=True)],
-            [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)],
-            [dict(type='mmdet_ohem.LoadStoredProposals', store=proposals)],
-            [dict(type='LoadAnnotations', with_bbox=True)],
-            [
-                dict(
-                    type='PackDetInputs',
-                    meta_keys=(*meta_keys, 'flip', 'flip_direction'),
-                )
-            ],
-        ],
-    ),
-]

@@ -1,19 +1,22 @@
 # COCO train2014 to test-dev 2015, whose annotations only COCO's evaluation server has:
-# testing writes the results JSON of pycocotools. A config says where, as
-# test_evaluator.outfile_prefix.
+# testing writes the results JSON of pycocotools, WORK_DIR/test-dev.bbox.json.
 _base_ = './coco.py'
 
-test_proposals = 'data/coco/mcg/test2015'
-testdev_list = 'annotations/image_info_test-dev2015.json'
-test_pipeline = _base_.test_pipeline
-test_pipeline[2].store = test_proposals
-tta_pipeline = _base_.tta_pipeline
-tta_pipeline[1].transforms[2][0].store = test_proposals
-test_dataloader = dict(
-    dataset=dict(
-        ann_file=testdev_list,
-        data_prefix=dict(img='test2015/'),
-        pipeline=test_pipeline,
+from mmdet_ohem.datasets import coco, loaders
+
+globals().update(
+    loaders(
+        train=coco('train2014'),
+        test=coco('test2015', 'annotations/image_info_test-dev2015.json'),
+        scale=(1000, 600),
+        metric=dict(
+            type='CocoMetric',
+            ann_file='data/coco/annotations/image_info_test-dev2015.json',
+            metric='bbox',
+            format_only=True,
+            outfile_prefix='test-dev',
+        ),
+        val=coco('val2014'),
+        val_metric=_base_.val_evaluator,
     )
 )
-test_evaluator = dict(ann_file=_base_.data_root + testdev_list, format_only=True)

@@ -1,30 +1,26 @@
 # VOC12 trainval to VOC12 test, whose annotations only VOC's evaluation server has:
-# there is no validation, and testing writes the files that the server takes. A config
-# says where, as test_evaluator.out_dir.
-_base_ = './voc0712.py'
+# there is no validation, and testing writes the files that the server takes, into the
+# work dir.
+_base_ = []  # above the import, or MMEngine takes this for a pure Python config
 
-data_help = (
-    'Download VOCtrainval_11-May-2012.tar from '
-    'http://host.robots.ox.ac.uk/pascal/VOC/voc2012 and VOC2012test.tar from '
-    'http://host.robots.ox.ac.uk:8080 (after registration), and unpack them in data/; '
-    'then make the proposals as docs/experiments.md says.'
-)
+from mmdet_ohem.datasets import loaders, pascal_voc
 
-train_dataloader = dict(dataset=dict(_delete_=True, **_base_.voc12_trainval))
+data_help = {
+    'data/VOCdevkit/': (
+        'Download VOCtrainval_11-May-2012.tar from '
+        'http://host.robots.ox.ac.uk/pascal/VOC/voc2012 and VOC2012test.tar from '
+        'http://host.robots.ox.ac.uk:8080 (after registration), and unpack them in '
+        'data/; then make the proposals as docs/experiments.md says.'
+    )
+}
 
-test_proposals = 'data/VOCdevkit/selective_search/voc_2012_test'
-test_pipeline = _base_.test_pipeline
-test_pipeline[2].store = test_proposals
-tta_pipeline = _base_.tta_pipeline
-tta_pipeline[1].transforms[2][0].store = test_proposals
-test_dataloader = dict(
-    dataset=dict(
-        type='mmdet_ohem.VOCImages',
-        data_prefix=dict(sub_data_root='VOC2012/'),
-        ann_file='VOC2012/ImageSets/Main/test.txt',
-        pipeline=test_pipeline,
+globals().update(
+    loaders(
+        train=pascal_voc(2012, 'trainval'),
+        test=dict(pascal_voc(2012, 'test'), type='mmdet_ohem.VOCImages'),
+        scale=(1000, 600),
+        metric=dict(type='mmdet_ohem.VOCServerFiles'),
+        val=None,
+        max_per_img=2000,
     )
 )
-test_evaluator = dict(_delete_=True, type='mmdet_ohem.VOCServerFiles')
-val_dataloader = None
-val_evaluator = None

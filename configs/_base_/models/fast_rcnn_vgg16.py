@@ -16,15 +16,6 @@ data_preprocessor = dict(
     bgr_to_rgb=True,
     pad_size_divisor=1,
 )
-# The release's input, BGR and not divided, for weights converted from Caffe
-# (fast_rcnn_vgg16_caffe.py).
-caffe_preprocessor = dict(
-    type='DetDataPreprocessor',
-    mean=[102.9801, 115.9465, 122.7717],
-    std=[1.0, 1.0, 1.0],
-    bgr_to_rgb=False,
-    pad_size_divisor=1,
-)
 
 model = dict(
     type='FastRCNN',
@@ -50,7 +41,8 @@ model = dict(
             dropout=0.5,
             num_classes=20,
             # The release takes means and deviations per class from the training
-            # set; these are its own precomputed ones, the same for all classes.
+            # set, as ../release.py does; these are its own precomputed ones, the same
+            # for all classes.
             bbox_coder=dict(
                 type='DeltaXYWHBBoxCoder',
                 target_means=[0.0, 0.0, 0.0, 0.0],
@@ -88,9 +80,10 @@ model = dict(
     ),
     test_cfg=dict(
         rcnn=dict(
-            score_thr=0.05,
+            # As the release's script tests (--det_thresh 0.00001 --num_dets 2000).
+            score_thr=0.00001,
             nms=dict(type='nms', iou_threshold=0.3),
-            max_per_img=100,
+            max_per_img=2000,
         )
     ),
 )

@@ -1,5 +1,5 @@
 # Fast R-CNN with VGG_CNN_M_1024: the paper's Table 1, row 1.
-_base_ = './fast_rcnn_vgg16.py'
+_base_ = ['./fast_rcnn_vgg16.py', '../caffe.py']
 
 # Made by tools/convert_caffe.py from VGG_CNN_M_1024.v2.caffemodel of Fast R-CNN's
 # ImageNet models; there is no other source. For training from scratch set

@@ -1,0 +1,11 @@
+"""Samplers against each other: one config trained with several of them, and a table."""
+
+from mmdet_ohem.compare.comparison import compare
+from mmdet_ohem.compare.config_changes import (
+    SAMPLERS,
+    fitting_samplers,
+    set_sampler,
+    why_not,
+)
+
+__all__ = ['SAMPLERS', 'compare', 'fitting_samplers', 'set_sampler', 'why_not']
