@@ -37,6 +37,17 @@ def test_the_fork_of_mmcv_fits_from_its_first_version(monkeypatch):
     mmdet_ohem._check_mmcv()
 
 
+def test_mmcv_2_2_fits_beside_the_fork_of_mmdetection(monkeypatch):
+    pretend_installed(monkeypatch, mmcv='2.2.0', onedl_mmdetection='3.5.1')
+    mmdet_ohem._check_mmcv()
+    pretend_installed(monkeypatch, mmcv='2.2.0', mmdet='3.3.0')
+    with pytest.raises(RuntimeError, match='below 2.2.0 .* but mmcv 2.2.0 is inst'):
+        mmdet_ohem._check_mmcv()
+    pretend_installed(monkeypatch, mmcv='1.7.1', onedl_mmdetection='3.5.1')
+    with pytest.raises(RuntimeError, match='newer, with compiled .* mmcv 1.7.1 is'):
+        mmdet_ohem._check_mmcv()
+
+
 def test_the_fork_needs_operators_too(monkeypatch):
     pretend_installed(monkeypatch, onedl_mmcv='2.3.6')
     monkeypatch.setitem(sys.modules, 'mmcv.ops', None)  # import fails
@@ -54,4 +65,4 @@ def test_an_mmcv_without_operators_is_one_sentence(monkeypatch):
 
 def test_the_mmcv_of_the_tests_fits():
     mmdet_ohem._check_mmcv()
-    assert mmdet_ohem.OHEMSampler.__module__ == 'mmdet_ohem.ohem_sampler'
+    assert mmdet_ohem.OHEMSampler.__module__ == 'mmdet_ohem.mining.ohem_sampler'

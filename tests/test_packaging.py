@@ -4,7 +4,9 @@ Each environment is a new one that borrows PyTorch, mmcv and the like from the o
 runs the tests, but not mmdet_ohem. openmim and build tools come from pip's registry.
 """
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,15 +17,47 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, small_config
 from mmengine.config import Config
+from support.tools import ROOT, small_config
 
 pytestmark = pytest.mark.slow
 
 OHEM = 'fast_rcnn_small_ohem_lookalikes.py'
 INHERIT = f"__import__('mmdet_ohem').config_file('{OHEM}')"
 BORROWED = sysconfig.get_path('purelib')
+# For those who develop or study the package.
+NOT_IN_A_WHEEL = {
+    'benchmark.py',
+    'check_cuda.py',
+    'corrupt_labels.py',
+    'make_demo.sh',
+    'setup.sh',
+}
 MMDET_TOOLS = Path(BORROWED, 'mmdet', '.mim', 'tools')
+# Every name that the configs of the wheel give to a class or function of the package.
+RESOLVE = """
+import ast, json, sys
+from pathlib import Path
+import mmdet_ohem
+from mmdet_ohem import registry
+from mmengine.registry import Registry
+from mmengine.utils import get_object_from_string
+
+registries = [one for one in vars(registry).values() if isinstance(one, Registry)
+              and one.scope == 'mmdet_ohem']
+configs = Path(mmdet_ohem.__file__).parent / '.mim' / 'configs'
+names = set()
+for path in configs.rglob('*.py'):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and str(node.value).startswith('mmdet_ohem.'):
+            names.add(node.value)
+lost = [name for name in names
+        if not any(one.get(name) for one in registries)
+        and get_object_from_string(name) is None]
+registered = sorted(f'{one.name}.{name}' for one in registries
+                    for name in one.module_dict)
+print(json.dumps([sorted(names), lost, registered]))
+"""
 
 
 def run(*command, cwd: Path) -> subprocess.CompletedProcess:
@@ -62,7 +96,7 @@ def pip_install(programs: Path, *what) -> None:
 
 
 def imported_from(programs: Path, cwd: Path) -> Path:
-    command = 'import mmdet_ohem; print(mmdet_ohem.__file__)'
+    command = "import importlib.util as i; print(i.find_spec('mmdet_ohem').origin)"
     return Path(run(programs / 'python', '-c', command, cwd=cwd).stdout.strip())
 
 
@@ -70,7 +104,11 @@ def files_of_mim(folder: Path) -> dict[str, bytes]:
     """What mim needs, under the names it has in `.mim`."""
     paths = [folder / 'model-index.yml', *(folder / 'configs').rglob('*.py')]
     paths += [*(folder / 'tools').glob('*.py'), *(folder / 'tools').glob('*.sh')]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in paths
+        if path.name not in NOT_IN_A_WHEEL
+    }
 
 
 def files_of_wheel(wheel: Path) -> dict[str, bytes]:
@@ -134,25 +172,49 @@ def test_a_wheel_from_the_source_archive_holds_the_same(checkout, wheel, tmp_pat
     assert files_of_wheel(build_wheel(archive, tmp_path)) == files_of_wheel(wheel)
 
 
-def test_mmdetections_tools_train_and_test_a_config_that_inherits(
-    installed, lookalikes, tmp_path
-):
-    config = small_config(tmp_path / 'mine.py', lookalikes, OHEM)
+def test_the_wheel_resolves_every_name_of_the_package(installed, tmp_path):
+    def resolved(python: Path) -> list:
+        done = run(python, '-c', RESOLVE, cwd=tmp_path)
+        return json.loads(done.stdout.splitlines()[-1])
+
+    named, lost, registered = resolved(installed / 'python')
+    assert 'mmdet_ohem.OHEMSampler' in named and not lost
+    registering = subprocess.run(
+        ['git', 'grep', '-hA3', 'register_module', '--', 'mmdet_ohem'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    ).stdout
+    in_source = re.findall(r'^(?:class|def) (\w+)', registering, re.MULTILINE)
+    assert sorted(name.partition('.')[2] for name in registered) == sorted(in_source)
+
+
+@pytest.fixture(scope='module')
+def trained(installed, lookalikes, tmp_path_factory) -> Path:
+    """The folder of a config that inherits ours, which MMDetection's tool trained."""
+    folder = tmp_path_factory.mktemp('trained')
+    config = small_config(folder / 'mine.py', lookalikes, OHEM)
     config.write_text(
         config.read_text().replace(repr(str(ROOT / 'configs' / OHEM)), INHERIT)
     )
     assert str(ROOT) not in config.read_text()
-    python = installed / 'python'
-    run(python, MMDET_TOOLS / 'train.py', 'mine.py', cwd=tmp_path)
-    work_dir = tmp_path / 'work_dirs' / 'mine'
+    run(installed / 'python', MMDET_TOOLS / 'train.py', 'mine.py', cwd=folder)
+    return folder
+
+
+def test_mmdetections_tools_train_and_test_a_config_that_inherits(installed, trained):
+    work_dir = trained / 'work_dirs' / 'mine'
     sampler = Config.fromfile(work_dir / 'mine.py').model.train_cfg.rcnn.sampler
     assert sampler.type == 'mmdet_ohem.OHEMSampler'
-    checkpoint = work_dir / 'iter_6.pth'
-    tested = run(python, MMDET_TOOLS / 'test.py', 'mine.py', checkpoint, cwd=tmp_path)
+    test = (installed / 'python', MMDET_TOOLS / 'test.py')
+    tested = run(*test, 'mine.py', work_dir / 'iter_6.pth', cwd=trained)
     assert 'pascal_voc/mAP' in tested.stdout
 
 
-def test_mmdetections_tools_train_a_pure_python_config(installed, lookalikes, tmp_path):
+def test_mmdetections_tools_train_a_pure_python_config(
+    installed, trained, lookalikes, tmp_path
+):
+    """To the weights of the same config with names."""
     strings = small_config(tmp_path / 'strings.py', lookalikes, OHEM)
     text = Config.fromfile(strings).pretty_text
     for name in ('OHEMSampler', 'LoadStoredProposals', 'SeedEachIterationHook'):
@@ -163,15 +225,14 @@ def test_mmdetections_tools_train_a_pure_python_config(installed, lookalikes, tm
         'from mmdet_ohem.proposals import LoadStoredProposals\n'
         f'from mmdet_ohem.seed_hook import SeedEachIterationHook\n{text}'
     )
-    train = (installed / 'python', MMDET_TOOLS / 'train.py')
-    for name in ('pure', 'strings'):
-        run(*train, f'{name}.py', cwd=tmp_path)
-    pure, strings = (
-        torch.load(tmp_path / f'work_dirs/{name}/iter_6.pth', weights_only=True)
-        for name in ('pure', 'strings')
+    run(installed / 'python', MMDET_TOOLS / 'train.py', 'pure.py', cwd=tmp_path)
+    pure, named = (
+        torch.load(folder / 'iter_6.pth', weights_only=True)['state_dict']
+        for folder in (tmp_path / 'work_dirs/pure', trained / 'work_dirs/mine')
     )
-    for name, weights in strings['state_dict'].items():
-        assert torch.equal(pure['state_dict'][name], weights), name
+    assert pure.keys() == named.keys()
+    for name, weights in named.items():
+        assert torch.equal(pure[name], weights), name
 
 
 @pytest.fixture(scope='module')
@@ -231,7 +292,3 @@ def test_mim_trains_from_a_wheel(wheel, mim, workplace):
     assert imported_from(mim, workplace).is_relative_to(mim.parent)
     run(mim / 'mim', 'train', 'mmdet_ohem', OHEM, *SHORT, cwd=workplace)
     assert (workplace / 'work_dirs' / Path(OHEM).stem / 'iter_2.pth').exists()
-
-    (workplace / 'mine.py').write_text(f'_base_ = {INHERIT}\n')
-    run(mim / 'mim', 'train', 'mmdet', 'mine.py', *SHORT, cwd=workplace)
-    assert (workplace / 'work_dirs' / 'mine' / 'iter_2.pth').exists()
