@@ -1,0 +1,3 @@
+_base_ = ['rfcn_r101_voc0712.py', '_base_/rfcn_ohem.py']
+
+model = _base_.ohem
