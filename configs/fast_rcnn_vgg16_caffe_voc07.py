@@ -1,7 +1,4 @@
-# fast_rcnn_vgg16_voc07.py from Caffe's ImageNet weights, and with their input.
-_base_ = [
-    '_base_/models/fast_rcnn_vgg16_caffe.py',
-    '_base_/datasets/voc07.py',
-    '_base_/schedules/voc07_40k.py',
-    '_base_/default_runtime.py',
-]
+# The paper's Table 1, row 2: Fast R-CNN, VGG16, N = 2, B = 128, bg_lo = 0.1: 67.2 mAP.
+_base_ = ['fast_rcnn_vgg16_voc07.py', '_base_/caffe.py']
+
+model = _base_.vgg16_caffe
