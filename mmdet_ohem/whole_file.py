@@ -32,8 +32,9 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
             try:
                 yield partial
                 os.replace(partial, path)
-            finally:
+            except BaseException:  # else the name may be another writer's by now
                 partial.unlink(missing_ok=True)
+                raise
     except OSError as error:
         raise naming(path, error, partial) from error
 
