@@ -54,7 +54,7 @@ from mmdet_ohem.datasets.loaders import (
     with_background,
     with_step,
 )
-from mmdet_ohem.datasets.lookalikes import draw_image, generate
+from mmdet_ohem.datasets.lookalikes import draw_image, generate, generate_empty
 from mmdet_ohem.datasets.rotated_lookalikes import (
     ROTATED_CLASSES,
     draw_rotated_image,
@@ -84,6 +84,7 @@ __all__ = [
     'draw_split',
     'find_image',
     'generate',
+    'generate_empty',
     'generate_rotated',
     'hash_images',
     'image_size',

@@ -61,9 +61,33 @@ def generate(
             path.write_text(''.join(f'{name}\n' for name in names))
 
 
+def generate_empty(
+    root: str,
+    num: int,
+    seed: int = 0,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> None:
+    """Write pictures without objects: empty_0000.jpg and so on, with blanks alone.
+
+    Args:
+        root: a folder that does not exist yet; it appears when all is written.
+        num: how many pictures.
+        seed: for every random number.
+        progress: wraps an iterable, to show how far it is.
+
+    Raises:
+        FileExistsError: ``root`` exists.
+    """
+    rng = np.random.default_rng(seed)
+    with new_folder(root) as folder:
+        for i in progress(range(num)):
+            image, _ = draw_scene(CLASSES, RADII, _draw_part, rng, is_empty=True)
+            cv2.imwrite(str(folder / f'empty_{i:04d}.jpg'), image)
+
+
 @contextmanager
-def new_folder(root: str, inner: Iterable[str]) -> Iterator[Path]:
-    """A folder with empty ones in it, which becomes ``root`` when the block ends.
+def new_folder(root: str, inner: Iterable[str] = ('',)) -> Iterator[Path]:
+    """A folder with others in it, which becomes ``root`` when the block ends.
 
     Raises:
         FileExistsError: ``root`` exists.
@@ -94,6 +118,7 @@ def draw_scene(
     radii: tuple[int, int],
     draw_part: Callable,
     rng: np.random.Generator,
+    is_empty: bool = False,
 ) -> tuple[np.ndarray, list[tuple]]:
     """Draw a table with clutter, blanks and one or two objects.
 
@@ -101,6 +126,7 @@ def draw_scene(
         classes: names of the parts.
         radii: the smallest and the largest, in pixels, of the circle around a part.
         draw_part: as `_draw_part`; it draws a part and returns its box.
+        is_empty: two to five blanks lie there, and no object.
 
     Returns:
         The image (300, 400, 3) uint8 BGR, and for each object its class name and its
@@ -111,8 +137,9 @@ def draw_scene(
         _draw_clutter(canvas, rng)
     taken: list[tuple[float, float, float]] = []
     objects = []
-    num_objects = rng.integers(1, 3)
-    for i in range(num_objects + rng.integers(1, 4)):
+    num_objects = 0 if is_empty else rng.integers(1, 3)
+    num_blanks = rng.integers(2, 6) if is_empty else rng.integers(1, 4)
+    for i in range(num_objects + num_blanks):
         place = _free_place(taken, radii, rng)
         if place is None:
             continue

@@ -5,7 +5,12 @@ import cv2
 import numpy as np
 import pytest
 
-from mmdet_ohem.datasets.lookalikes import CLASSES, draw_image, generate
+from mmdet_ohem.datasets.lookalikes import (
+    CLASSES,
+    draw_image,
+    generate,
+    generate_empty,
+)
 
 
 def digest(root) -> dict[str, str]:
@@ -44,6 +49,19 @@ def test_the_folder_is_in_voc_layout(tmp_path):
             )
             assert 1 <= x1 < x2 <= 400 and 1 <= y1 < y2 <= 300
             assert min(x2 - x1, y2 - y1) > 15
+
+
+def test_empty_pictures_have_blanks_and_no_part_with_a_hole(tmp_path, monkeypatch):
+    drawn = []
+
+    def draw(canvas, name, place, drilled, rng):
+        drawn.append(drilled)
+
+    monkeypatch.setattr('mmdet_ohem.datasets.lookalikes._draw_part', draw)
+    generate_empty(tmp_path / 'pool', num=4, seed=1)
+    names = sorted(path.name for path in (tmp_path / 'pool').iterdir())
+    assert names == [f'empty_000{i}.jpg' for i in range(4)]
+    assert 4 * 2 <= len(drawn) <= 4 * 5 and not any(drawn)
 
 
 def test_an_object_shows_the_table_through_its_hole_and_a_box_fits_its_edge():
