@@ -20,7 +20,7 @@ cuda: $(if $(filter .venv/%,$(PYTHON)),setup)  ## check and measure on a GPU, in
 
 fuzz: setup  ## read CASES=1000 damaged files of each kind, kill commands; takes an hour
 	@MMDET_OHEM_FUZZ=$(or $(CASES),1000) OMP_NUM_THREADS=1 $(PYTHON) -m pytest \
-	    tests/reliability -v -s $(ARGS)
+	    tests/reliability -v -s -o faulthandler_timeout=0 $(ARGS)
 
 lint: .venv/.linter  ## ruff: rules and format
 	@$(PYTHON) -m ruff check .
