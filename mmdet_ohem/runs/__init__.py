@@ -3,7 +3,7 @@ detections on pictures and what it gets wrong in a pool of background; and from 
 of one's own to configs."""
 
 from mmdet_ohem.runs.background import add_background, run_test
-from mmdet_ohem.runs.bootstrap import Bootstrap
+from mmdet_ohem.runs.bootstrap import Bootstrap, run_tool
 from mmdet_ohem.runs.budget import budget_unit, set_budget
 from mmdet_ohem.runs.check_data import check_data
 from mmdet_ohem.runs.check_gpu import check_gpu
@@ -82,6 +82,7 @@ __all__ = [
     'publish',
     'read_detector',
     'run_test',
+    'run_tool',
     'sample_proposals',
     'set_budget',
     'small_configs',
