@@ -31,6 +31,7 @@ NOT_IN_A_WHEEL = {
     'check_cuda.py',
     'corrupt_labels.py',
     'make_demo.sh',
+    'offline_bootstrap.py',
     'setup.sh',
 }
 MMDET_TOOLS = Path(BORROWED, 'mmdet', '.mim', 'tools')
