@@ -38,6 +38,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     add_budget_argument(parser)
     parser.add_argument(
+        '--lr',
+        nargs='+',
+        type=float,
+        default=[],
+        help='learning rates: the best for each sampler is chosen with --select',
+    )
+    parser.add_argument(
+        '--select',
+        nargs=2,
+        metavar=('TRAIN', 'VAL'),
+        help="two annotation files (ann_file) of the training set's images: each --lr "
+        'is trained on the first and tested on the second, with the first of the '
+        "seeds; then the config's own sets are trained and tested on with the choice",
+    )
+    parser.add_argument(
         '--jobs',
         type=int,
         help='runs at a time; one for each GPU if left out, or one on the CPU',
@@ -51,6 +66,11 @@ def main() -> None:
     args = parse_args()
     if args.jobs is not None and args.jobs < 1:
         raise SystemExit(f'--jobs must be 1 or more, not {args.jobs}.')
+    if bool(args.lr) != bool(args.select):
+        raise SystemExit(
+            '--lr and --select go together: learning rates, and a part of the training '
+            'set (TRAIN) with another (VAL) on which the best of them is chosen.'
+        )
     is_terminal = sys.stderr.isatty()
     folder = args.work_dir or Path('work_dirs/compare', Path(args.config).stem)
     try:
@@ -76,6 +96,8 @@ def main() -> None:
                 # In a terminal bars are below the lines.
                 say=tqdm.write if is_terminal else partial(print, flush=True),
                 bar=tqdm if is_terminal else None,
+                lrs=args.lr,
+                select=args.select,
             )
     except KeyboardInterrupt:
         raise SystemExit(

@@ -146,7 +146,13 @@ def why_not(config: Config, name: str) -> str | None:
     return None
 
 
-def make_run(config: Config, sampler: str, seed: int, budget: int | None) -> Config:
+def make_run(
+    config: Config,
+    sampler: str,
+    seed: int,
+    budget: int | None,
+    lr: float | None = None,
+) -> Config:
     """The config of one run of a comparison.
 
     It trains without validation in between, logs the loss over all RoIs, and leaves
@@ -158,6 +164,7 @@ def make_run(config: Config, sampler: str, seed: int, budget: int | None) -> Con
         seed: ``randomness.seed``.
         budget: max_iters, or max_epochs of a config that counts epochs; None: as in
             the config. Steps of the learning rate move in proportion.
+        lr: the learning rate; None: the config's.
 
     Raises:
         ValueError: see `why_not`; or the config says neither max_iters nor max_epochs,
@@ -174,6 +181,8 @@ def make_run(config: Config, sampler: str, seed: int, budget: int | None) -> Con
     config.randomness = dict(config.get('randomness') or {}, seed=seed)
     config.val_cfg = config.val_dataloader = config.val_evaluator = None
     config.pop('work_dir', None)
+    if lr is not None:
+        config.optim_wrapper.optimizer.lr = lr
     unit = budget_unit(config)
     if budget is not None:
         set_budget(config, budget)

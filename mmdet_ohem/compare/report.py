@@ -49,17 +49,21 @@ def table(results: list[dict]) -> str:
         )
         for name in alarms
     ]
+    has_rates = 'lr' in results[0]
     rows = [
-        '| sampler | seeds | mAP | lowest to highest | loss over all RoIs '
+        f'| sampler |{" lr |" if has_rates else ""} seeds | mAP '
+        '| lowest to highest | loss over all RoIs '
         '| s / iteration (runs at a time) | memory, MB |'
         + ''.join(f' {head} |' for head in heads),
-        '|---|---|---|---|---|---|---|' + '---|' * len(heads),
+        '|---|---|---|---|---|---|---|' + '---|' * (len(heads) + has_rates),
     ]
     for sampler, of_sampler in _by_sampler(results).items():
         scores = [result['mAP'] for result in of_sampler]
+        rate = f' {of_sampler[0]["lr"]:g} |' if has_rates else ''
         seconds = statistics.median(r['seconds_per_iteration'] for r in of_sampler)
         rows.append(
-            f'| {LABELS[sampler]} | {len(scores)} | {statistics.mean(scores):.3f} '
+            f'| {LABELS[sampler]} |{rate} {len(scores)} '
+            f'| {statistics.mean(scores):.3f} '
             f'| {min(scores):.3f} to {max(scores):.3f} '
             f'| {_mean(of_sampler, "loss_all_rois", ".3f")} '
             f'| {seconds:.2f} ({_runs_at_a_time(of_sampler)}) '

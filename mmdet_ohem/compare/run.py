@@ -15,16 +15,22 @@ from mmdet_ohem.whole_file import whole_file
 
 @dataclass
 class Run:
-    """One training and test of one sampler with one seed, in a folder of its own."""
+    """One training and test of one sampler with one seed, in a folder of its own.
+
+    Args:
+        lr: the learning rate, where it is chosen for each sampler.
+    """
 
     sampler: str
     seed: int
     config: Config
     folder: Path
+    lr: float | None = None
 
     @property
     def name(self) -> str:
-        return f'{self.sampler}, seed {self.seed}'
+        lr = '' if self.lr is None else f', lr {self.lr:g}'
+        return f'{self.sampler}{lr}, seed {self.seed}'
 
     @property
     def config_file(self) -> Path:
