@@ -199,7 +199,8 @@ class Bootstrap:
         """What the detector of a round gets wrong in one of the lists; returns the
         set."""
         folder = self._work_dir(number) / name
-        if not (folder / BACKGROUND).exists():
+        # The page is written last; a set without one is that of a run that was killed.
+        if not (folder / BACKGROUND).with_suffix('.html').exists():
             words = [checkpoint, self.folder / f'{name}.txt', '--out', folder]
             words += ['--score-thr', self.score_thr, '--max-per-image', most]
             words += ['--jobs', self.jobs] if self.jobs else []

@@ -131,6 +131,16 @@ def test_rounds_and_what_they_gain(
     for name, values in weights[0]['state_dict'].items():
         assert values.equal(weights[1]['state_dict'][name]), name
 
+    # A mining that was killed behind its set, before its page, is run to its end.
+    in_this_process.clear()
+    monkeypatch.setattr(module, 'run_tool', run_here)
+    page = again / 'round1' / 'pool' / 'background.html'
+    page.unlink()
+    (page.parent / 'partial').mkdir()
+    run_tool_here(TOOL, *words_of(config, pool, again))
+    assert in_this_process == looks[:1] and page.exists()
+    assert not (page.parent / 'partial').exists()
+
     # Another one in its place is refused.
     with pytest.raises(SystemExit, match='settings.json is of another bootstrapping'):
         run_tool_here(TOOL, *words_of(config, pool, again, '--rounds', 3))
