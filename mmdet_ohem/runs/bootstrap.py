@@ -294,6 +294,7 @@ def run_tool(tool: Path, *words) -> None:
         process.wait()
         raise
     if status != 0:
-        raise RuntimeError(
-            f'{tool.name} failed, and said why above; the same command goes on there.'
-        )
+        how = 'failed, and said why above'
+        if status < 0:
+            how = f'was killed by signal {-status} (9: out of memory?)'
+        raise RuntimeError(f'{tool.name} {how}; the same command goes on there.')

@@ -224,6 +224,9 @@ def test_a_process_that_fails_is_named(tmp_path):
     tool.write_text('raise SystemExit(3)')
     with pytest.raises(RuntimeError, match='train.py failed, and said why above'):
         module.run_tool(tool)
+    tool.write_text('import os; os.kill(os.getpid(), 9)')
+    with pytest.raises(RuntimeError, match='train.py was killed by signal 9'):
+        module.run_tool(tool)
 
 
 def test_a_tool_ends_with_the_process_that_started_it(tmp_path):
