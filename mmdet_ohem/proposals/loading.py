@@ -3,6 +3,7 @@
 R: proposals of one image.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ class LoadStoredProposals(BaseTransform):
     image, and proposals_scores (R,) float32, all 0 as `LoadProposals` has it.
 
     Args:
-        store (str): Folder of the proposal store.
+        store (str | Path | ProposalStore): Folder of the proposal store, or the store.
 
     Raises:
         FileNotFoundError, ValueError: No whole store there, when the pipeline is
@@ -41,8 +42,10 @@ class LoadStoredProposals(BaseTransform):
         KeyError: The store does not have the image.
     """
 
-    def __init__(self, store: str) -> None:
-        self.store = ProposalStore(store)
+    def __init__(self, store: str | os.PathLike | ProposalStore) -> None:
+        if isinstance(store, str | os.PathLike):
+            store = ProposalStore(store)
+        self.store = store
 
     def transform(self, results: dict) -> dict:
         img_id = results['img_id']

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
@@ -18,7 +17,7 @@ from mmengine.structures import InstanceData
 
 from mmdet_ohem.config import inner_datasets, type_name
 from mmdet_ohem.datasets import IMAGE_SUFFIXES, STORE_STEP, read_image
-from mmdet_ohem.proposals import clean_boxes, search_in_order, write_store
+from mmdet_ohem.proposals import clean_boxes, search_in_order
 from mmdet_ohem.runs.detector import load_detector
 from mmdet_ohem.visualization import detected_boxes, draw_boxes
 from mmdet_ohem.whole_file import whole_file
@@ -38,6 +37,19 @@ class Detected(NamedTuple):
     image: np.ndarray
     found: InstanceData
     proposals: np.ndarray | None
+
+
+class _BoxesAtHand:
+    """What a pipeline has in place of a `ProposalStore`: the boxes of one picture."""
+
+    path = 'Selective Search'
+    found: tuple[np.ndarray, tuple[int, int]]
+
+    def __contains__(self, img_id) -> bool:
+        return True
+
+    def get(self, img_id) -> tuple[np.ndarray, tuple[int, int]]:
+        return self.found
 
 
 class PictureDetector:
@@ -71,8 +83,8 @@ class PictureDetector:
             )
         steps = next(inner_datasets(config.test_dataloader.dataset)).pipeline
         # A picture of nobody's data set has no annotations.
-        self._steps = [step for step in steps if 'Annotations' not in type_name(step)]
-        self.needs_boxes = any(type_name(step) == STORE_STEP for step in self._steps)
+        steps = [step for step in steps if 'Annotations' not in type_name(step)]
+        self.needs_boxes = any(type_name(step) == STORE_STEP for step in steps)
         if 'roi_head' in config.model and not (
             self.needs_boxes or 'rpn_head' in config.model
         ):
@@ -82,7 +94,13 @@ class PictureDetector:
                 'place Selective Search could take: its RoI head gets no proposals.'
             )
         self.detector = load_detector(config, checkpoint, device)
-        self._pipeline = None if self.needs_boxes else Compose(self._steps)
+        self._boxes = _BoxesAtHand()
+        self._pipeline = Compose(
+            [
+                dict(step, store=self._boxes) if 'store' in step else step
+                for step in steps
+            ]
+        )
 
     def run(
         self, paths: Sequence[str | os.PathLike], workers: int | None = None
@@ -113,16 +131,8 @@ class PictureDetector:
     def _detect(self, path: Path, size: tuple[int, int], boxes) -> InstanceData:
         data = dict(img_path=str(path), img_id=path.stem)
         if self.needs_boxes:
-            with tempfile.TemporaryDirectory() as folder:
-                records = [(path.stem, boxes, size)]
-                write_store(Path(folder, 'store'), records, 'Selective Search')
-                steps = [
-                    dict(step, store=f'{folder}/store') if 'store' in step else step
-                    for step in self._steps
-                ]
-                data = Compose(steps)(data)
-        else:
-            data = self._pipeline(data)
+            self._boxes.found = boxes, size
+        data = self._pipeline(data)
         with torch.no_grad():
             sample = self.detector.test_step(pseudo_collate([data]))[0]
         return sample.pred_instances.cpu()

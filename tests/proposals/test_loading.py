@@ -7,7 +7,7 @@ from mmengine.dataset import Compose
 from support.reference import random_boxes
 
 from mmdet_ohem.proposals.loading import LoadStoredProposals
-from mmdet_ohem.proposals.store import write_store
+from mmdet_ohem.proposals.store import ProposalStore, write_store
 
 register_all_modules()
 
@@ -65,6 +65,15 @@ def test_step_goes_on_where_an_image_has_no_boxes(store):
     results = LoadStoredProposals(str(store))(image_results(10, 20, img_id='zebra'))
     assert results['proposals'].shape == (0, 4)
     assert results['proposals_scores'].shape == (0,)
+
+
+def test_an_opened_store_serves_as_its_folder_does(store):
+    loaded = [
+        LoadStoredProposals(given)(image_results(80, 70))['proposals']
+        for given in (str(store), ProposalStore(store))
+    ]
+    assert len(loaded[0]) == 2
+    np.testing.assert_array_equal(*loaded)
 
 
 def test_coco_images_are_found_by_their_file_names(tmp_path):
