@@ -7,20 +7,29 @@ commands that take long are as well. docs/reliability.md has the counts.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.fileio import dump
 from support.forked_tools import processes_of
-from support.tools import run_tool_here, small_config
+from support.tools import (
+    run_tool_here,
+    save_untrained,
+    small_config,
+    small_rpn_config,
+)
 
 from mmdet_ohem.checkpoint import check_resumable, newest_checkpoint
+from mmdet_ohem.datasets import draw_image
 from mmdet_ohem.proposals import ProposalStore, write_store
 
 FUZZ = int(os.environ.get('MMDET_OHEM_FUZZ', 0))
@@ -270,6 +279,155 @@ def test_a_comparison(server, config, tmp_path):
             json.loads(result.read_text())
         if ended:
             assert learnt(folder) == learnt(tmp_path / 'unbroken')
+
+    kill_often(server, make_command, seconds, check)
+
+
+@pytest.fixture(scope='module')
+def pool(tmp_path_factory):
+    """Twenty pictures without objects, and a file that is none."""
+    pool = tmp_path_factory.mktemp('pool')
+    for i in range(20):
+        image, _ = draw_image(np.random.default_rng(300 + i))
+        cv2.imwrite(str(pool / f'{i}.png'), image[:104, :136])
+    (pool / 'broken.png').write_text('no picture')
+    return pool
+
+
+@pytest.fixture(scope='module')
+def with_rpn(lookalikes, tmp_path_factory):
+    """Trains eight iterations, each with a checkpoint."""
+    folder = tmp_path_factory.mktemp('rpn')
+    return small_rpn_config(
+        folder / 'rpn.py',
+        lookalikes,
+        'default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=2))\n',
+    )
+
+
+@pytest.mark.parametrize(
+    'jobs, needs_boxes',
+    [
+        (1, False),
+        pytest.param(1, True, marks=on_demand),
+        pytest.param(2, False, marks=on_demand),
+        pytest.param(2, True, marks=on_demand),
+    ],
+)
+def test_mining(server, config, with_rpn, pool, tmp_path, jobs, needs_boxes):
+    """By a detector with an RPN, and by one that needs boxes of Selective Search."""
+    detector = config if needs_boxes else with_rpn
+    weights = save_untrained(Config.fromfile(detector), tmp_path / 'weights.pth')
+    words = ['tools/mine_background.py', detector, weights, pool, '--jobs', jobs]
+    start = time.monotonic()
+    status, said = server.run(*words, '--out', tmp_path / 'unbroken')
+    seconds = time.monotonic() - start
+    assert status == 0, said
+
+    def mined(out):
+        """What is there of a result; the page says where it is."""
+        store = out / 'proposals'
+        return ([content(store)] if store.exists() else []) + [
+            path.read_text().replace(str(out), 'OUT')
+            for path in (out / 'background.jsonl', out / 'background.html')
+            if path.exists()
+        ]
+
+    expected = mined(tmp_path / 'unbroken')
+    assert len(expected) == 2 + needs_boxes and len(expected[-2].splitlines()) > 8
+
+    def make_command(number):
+        out = tmp_path / str(number) / 'out'
+        return [*words, '--out', out], out
+
+    def check(out, ended):
+        found = mined(out)  # in the order in which they are written
+        assert found == (expected if ended else expected[: len(found)])
+        if ended:
+            names = {path.name for path in (tmp_path / 'unbroken').iterdir()}
+            assert {path.name for path in out.iterdir()} == names
+            assert [path.name for path in out.parent.iterdir()] == ['out']
+
+    kill_often(server, make_command, seconds, check)
+
+
+@on_demand
+def test_mining_goes_on_without_a_worker_that_was_killed(
+    server, with_rpn, pool, tmp_path
+):
+    weights = save_untrained(Config.fromfile(with_rpn), tmp_path / 'weights.pth')
+    words = ['tools/mine_background.py', with_rpn, weights, pool, '--out']
+    status, said = server.run(*words, tmp_path / 'unbroken')
+    assert status == 0, said
+
+    server.log.unlink()
+    pid = server.start(*words, tmp_path / 'out', '--jobs', 2)
+    workers = []
+    while len(workers) < 2:
+        assert server.wait(pid, 0.01) is None
+        commands = {p: Path(f'/proc/{p}/cmdline') for p in processes_of(pid)}
+        workers = [p for p, c in commands.items() if b'spawn_main' in c.read_bytes()]
+    os.kill(workers[0], signal.SIGKILL)
+    assert server.wait(pid) == 1
+    last = server.log.read_text().splitlines()[-1]
+    assert last == 'A process was killed (out of memory?): try with fewer --jobs.'
+    assert_nobody_is_left(pid)
+    lines = (tmp_path / 'out' / 'partial' / 'results.jsonl').read_text().splitlines()
+    assert len(lines) in (10, 11)  # the other's half
+    status, said = server.run(*words, tmp_path / 'out')
+    assert status == 0, said
+    sets = [tmp_path / name / 'background.jsonl' for name in ('unbroken', 'out')]
+    assert sets[0].read_text() == sets[1].read_text()
+
+
+@on_demand
+def test_bootstrapping(server, with_rpn, pool, tmp_path):
+    words = ['tools/bootstrap.py', with_rpn, '--pool', pool, '--rounds', 2]
+    words += ['--budget', 8, '--share', 0.5, '--score-thr', 0.2, '--work-dir']
+    start = time.monotonic()
+    status, said = server.run(*words, tmp_path / 'unbroken')
+    seconds = time.monotonic() - start
+    assert status == 0, said
+
+    def names(out):
+        """Of all files, but for MMEngine's logs, which have the time in their name."""
+        paths = {path.relative_to(out) for path in out.rglob('*') if path.is_file()}
+        return {path for path in paths if not re.match(r'round\d/\d+_\d+/', str(path))}
+
+    def mined(out):
+        """Of each set that is there, the pictures."""
+        return {
+            path.relative_to(out): path.read_text().splitlines()[1:]
+            for path in out.glob('*/*/background.jsonl')
+        }
+
+    def weights(out):
+        return [
+            torch.load(out / f'round{i}' / 'iter_4.pth')['state_dict'] for i in (1, 2)
+        ]
+
+    unbroken = tmp_path / 'unbroken'
+    expected_sets, expected_weights = mined(unbroken), weights(unbroken)
+    assert len(expected_sets) == 3
+
+    def make_command(number):
+        return [*words, tmp_path / str(number)], tmp_path / str(number)
+
+    def check(out, ended):
+        for checkpoint in out.glob('*/*.pth'):
+            if 'partial' not in checkpoint.name:
+                check_resumable(checkpoint)
+        found = mined(out)
+        assert found == {path: expected_sets[path] for path in found}
+        if not ended:
+            return
+        assert names(out) == names(unbroken)
+        assert found == expected_sets
+        assert (out / 'table.md').read_text() == (unbroken / 'table.md').read_text()
+        for ours, expected in zip(weights(out), expected_weights, strict=True):
+            assert ours.keys() == expected.keys()
+            for name, weight in expected.items():
+                assert weight.equal(ours[name]), name
 
     kill_often(server, make_command, seconds, check)
 
