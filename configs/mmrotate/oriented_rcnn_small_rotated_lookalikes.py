@@ -75,7 +75,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=100),
     dict(type='MultiStepLR', by_epoch=False, milestones=[1800], gamma=0.1),
 ]
-optim_wrapper = dict(optimizer=dict(lr=0.02, weight_decay=0.0005))
+optim_wrapper = dict(optimizer=dict(lr=0.04, weight_decay=0.0005))
 val_evaluator = dict(eval_mode='area')
 test_evaluator = val_evaluator
 
