@@ -204,7 +204,8 @@ install_mmcv() {
   # --no-deps: the rest is there, and opencv-python must not come back on top.
   source=(--no-deps --no-build-isolation -v "$mmcv")
   if [[ -n ${MMCV_FIND_LINKS:-} ]]; then
-    source+=(--find-links "$MMCV_FIND_LINKS")
+    # Without a fitting wheel there, pip would take the source archive of the index.
+    source+=(--find-links "$MMCV_FIND_LINKS" --only-binary "${mmcv%%[=<>!~]*}")
     title="Installing $mmcv from $MMCV_FIND_LINKS"
   else
     check_nvcc

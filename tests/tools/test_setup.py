@@ -270,3 +270,14 @@ def test_mmcv_that_never_works_is_one_clear_error(sandbox):
     assert result.returncode != 0
     assert 'do not run with this PyTorch' in result.stderr
     assert len((sandbox / 'calls').read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ('forks', 'name'), [('', 'mmcv'), ('1', 'onedl-mmcv')], ids=['pins', 'forks']
+)
+def test_a_page_of_wheels_never_ends_in_compiling(sandbox, forks, name):
+    page = dict(MMCV_FIND_LINKS='wheels.html', FORKS=forks, builds='1')
+    result = run(FAKE_PIP, cwd=sandbox, **page)
+    assert result.returncode == 0, result.stderr
+    (call,) = (sandbox / 'calls').read_text().splitlines()
+    assert call.endswith(f' --find-links wheels.html --only-binary {name}')
