@@ -111,7 +111,10 @@ def places(jobs: int | None) -> list[dict[str, str]]:
     count = torch.cuda.device_count()
     if count == 0:
         jobs = jobs or 1
-        threads = str(max(1, (os.cpu_count() or 1) // jobs))
+        # On a busy machine OpenMP's threads wait for each other, and whoever shares one
+        # says how many they want.
+        share = max(1, (os.cpu_count() or 1) // jobs)
+        threads = os.environ.get('OMP_NUM_THREADS') or str(share)
         return [dict(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)] * jobs
     gpus = _visible_gpus(count)
     jobs = jobs or len(gpus)

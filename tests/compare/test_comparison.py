@@ -176,7 +176,10 @@ def test_cpu_cores_are_shared_by_the_runs(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
     monkeypatch.setattr('os.cpu_count', lambda: 8)
     assert [len(places(jobs)) for jobs in (None, 1, 3)] == [1, 1, 3]
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     assert places(3)[0]['OMP_NUM_THREADS'] == '2'
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')  # the user's own word counts
+    assert places(3)[0]['OMP_NUM_THREADS'] == '1'
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='prctl is of Linux')
