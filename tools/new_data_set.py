@@ -231,6 +231,7 @@ def set_up(args: argparse.Namespace) -> None:
         print(f'  {data.prepare}')
     print(f'  python tools/train.py {ohem}')
     print(f'  python tools/compare_samplers.py {ohem}')
+    print('docs/own_data.md has the commands for a test and for pictures too.')
 
 
 def main() -> None:
