@@ -146,9 +146,12 @@ def judge(
         ignored: the same, of difficult objects and crowds.
 
     Returns:
-        (D,) bool twice; a detection of what is ignored is neither.
+        (D,) bool twice; a detection of what is ignored is neither. MMDetection's rule
+        is of upright boxes: rotated ones are not judged, and none is called false.
     """
     right, false = torch.zeros(2, len(found), dtype=torch.bool)
+    if found.bboxes.shape[1] != 4:
+        return ~right, false
     boxes_of, ignored_of = (
         get_box_tensor(part.bboxes).cpu().numpy().reshape(-1, 4)
         for part in (truth, ignored)
