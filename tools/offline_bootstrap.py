@@ -18,7 +18,7 @@ from studies.active_set import write_active_set
 from tqdm import tqdm
 
 from mmdet_ohem.checkpoint import is_trained, newest_checkpoint
-from mmdet_ohem.compare import set_sampler
+from mmdet_ohem.compare import read_test, set_sampler
 from mmdet_ohem.config import as_list, dicts_of, file_text, type_name
 from mmdet_ohem.datasets import STORE_STEP, with_step
 from mmdet_ohem.runs import (
@@ -59,10 +59,10 @@ def train_seed(
     Returns:
         seed, mAP, and the seconds that the frozen passes took.
     """
-    config = copy.deepcopy(config)
+    whole, config = config, copy.deepcopy(config)
     set_budget(config, length)
     (sampler,) = [stage.sampler for stage in as_list(config.model.train_cfg.rcnn)]
-    whole_loader, seconds = config.train_dataloader, 0.0
+    seconds = 0.0
     for number in range(1, rounds + 1):
         work_dir, file = folder / f'round{number}', folder / f'round{number}.py'
         config.randomness = dict(seed=rounds * seed + number - 1)
@@ -74,16 +74,14 @@ def train_seed(
         if number < rounds:
             start = time.monotonic()
             store = folder / f'proposals{number + 1}'
-            config.train_dataloader = whole_loader
-            write_active_set(config, config.load_from, store, 2 * sampler.num, tqdm)
+            write_active_set(whole, config.load_from, store, 2 * sampler.num, tqdm)
             seconds += time.monotonic() - start
             config.train_dataloader = with_step(
-                whole_loader, STORE_STEP, store=str(store)
+                whole.train_dataloader, STORE_STEP, store=str(store)
             )
     run_tool(TOOLS / 'test.py', file, config.load_from, '--work-dir', folder / 'test')
-    scores = json.loads(max((folder / 'test').glob('*/*.json')).read_text())
-    (score,) = [value for name, value in scores.items() if name.endswith('mAP')]
-    return dict(seed=seed, mAP=score, frozen_seconds=seconds)
+    metric, scores = read_test(folder / 'test', f'seed {seed}')
+    return dict(seed=seed, mAP=scores[metric], frozen_seconds=seconds)
 
 
 def table(results: list[dict], rounds: int) -> str:

@@ -7,5 +7,13 @@ from mmdet_ohem.compare.config_changes import (
     set_sampler,
     why_not,
 )
+from mmdet_ohem.compare.run_logs import read_test
 
-__all__ = ['SAMPLERS', 'compare', 'fitting_samplers', 'set_sampler', 'why_not']
+__all__ = [
+    'SAMPLERS',
+    'compare',
+    'fitting_samplers',
+    'read_test',
+    'set_sampler',
+    'why_not',
+]

@@ -3,12 +3,12 @@
 import copy
 import os
 
-from mmdet.registry import DATASETS
 from mmengine.config import Config
 
 from mmdet_ohem.compare.config_changes import LABELS
 from mmdet_ohem.config import as_list, dicts_of, inner_datasets, type_name
 from mmdet_ohem.datasets import STORE_STEP, same_content, with_step
+from mmdet_ohem.runs import image_files
 
 
 def split_config(config: Config, train: str, val: str) -> Config:
@@ -55,15 +55,15 @@ def split_config(config: Config, train: str, val: str) -> Config:
 
 def _check_apart(split: Config, train: str, config: Config) -> None:
     """Refuse images on which nothing may be chosen."""
-    chosen_on = _images(split.test_dataloader.dataset)
+    chosen_on = _images(split.test_dataloader)
     for others, name, advice in (
         (
-            split.train_dataloader.dataset,
+            split.train_dataloader,
             f'{train}, which the learning rates are trained on',
             'give a list of other images',
         ),
         (
-            config.test_dataloader.dataset,
+            config.test_dataloader,
             "the config's test set",
             'a learning rate that is chosen there is no fair one; give a part of the '
             'training set',
@@ -76,12 +76,9 @@ def _check_apart(split: Config, train: str, config: Config) -> None:
             )
 
 
-def _images(dataset: dict) -> list[str]:
-    """The files of all images, also of those that training leaves out."""
-    (inner,) = inner_datasets(dataset)
-    settings = dict(inner, pipeline=[], test_mode=True, filter_cfg=None)
-    built = DATASETS.build(settings)
-    return [built.get_data_info(i)['img_path'] for i in range(len(built))]
+def _images(loader: dict) -> list[str]:
+    (dataset,) = inner_datasets(loader.dataset)
+    return image_files(dataset)
 
 
 def best_rates(results: list[dict]) -> dict[str, float]:

@@ -60,16 +60,7 @@ class RunLogs:
         Raises:
             RuntimeError: the test gave no mAP.
         """
-        tests = sorted((self.folder / 'test').glob('*/*.json'))
-        scores = json.loads(tests[-1].read_text()) if tests else {}
-        # coco/bbox_mAP, pascal_voc/mAP, lvis/bbox_AP: the first is that of the boxes.
-        metric = next((name for name in scores if name.endswith('AP')), None)
-        if metric is None:
-            given = ', '.join(scores) or 'nothing'
-            raise RuntimeError(
-                f'The test of {name} gave {given}, but no mAP: set test_evaluator '
-                'to one that does.'
-            )
+        metric, scores = read_test(self.folder / 'test', name)
         seen = self._training()
         of_process = seen.get('peak_mb')
         return dict(
@@ -85,6 +76,29 @@ class RunLogs:
     def _training(self) -> dict[str, float]:
         file = self.training_file
         return json.loads(file.read_text()) if file.exists() else {}
+
+
+def read_test(folder: Path, name: str) -> tuple[str, dict]:
+    """What its mAP is called, and the scores of the last test.
+
+    Args:
+        folder: the work dir of tools/test.py.
+        name: what an error calls the run.
+
+    Raises:
+        RuntimeError: the test gave no mAP.
+    """
+    tests = sorted(folder.glob('*/*.json'))
+    scores = json.loads(tests[-1].read_text()) if tests else {}
+    # coco/bbox_mAP, pascal_voc/mAP, lvis/bbox_AP: the first is that of the boxes.
+    metric = next((name for name in scores if name.endswith('AP')), None)
+    if metric is None:
+        given = ', '.join(scores) or 'nothing'
+        raise RuntimeError(
+            f'The test of {name} gave {given}, but no mAP: set test_evaluator to one '
+            'that does.'
+        )
+    return metric, scores
 
 
 def _false_alarms(scores: dict) -> dict:

@@ -24,7 +24,12 @@ from mmdet_ohem.runs.launch import (
     lost_files_as_sentences,
     missing_operators_as_sentences,
 )
-from mmdet_ohem.runs.mine import BACKGROUND, PROPOSALS, mine_background
+from mmdet_ohem.runs.mine import (
+    BACKGROUND,
+    PROPOSALS,
+    image_files,
+    mine_background,
+)
 from mmdet_ohem.runs.new_configs import (
     DataSet,
     fine_tuning_configs,
@@ -71,6 +76,7 @@ __all__ = [
     'errors_as_sentences',
     'fine_tuning_configs',
     'has_masks',
+    'image_files',
     'is_mmdets_ohem',
     'load_config',
     'load_detector',

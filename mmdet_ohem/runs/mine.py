@@ -176,10 +176,7 @@ def refuse_known(config: Config, files: list[str], folder: Path) -> None:
         for dataset in inner_datasets(wrapped):
             if type_name(dataset) == 'BackgroundDataset':
                 continue
-            # In test mode nothing is filtered.
-            settings = dict(dataset, pipeline=[], test_mode=True, filter_cfg=None)
-            built = DATASETS.build(settings)
-            known += [built.get_data_info(i)['img_path'] for i in range(len(built))]
+            known += image_files(dataset)
     pairs = list(same_content(files, dict.fromkeys(known)))
     if pairs:
         listed = folder / 'refused.txt'
@@ -190,6 +187,15 @@ def refuse_known(config: Config, files: list[str], folder: Path) -> None:
             f"config's data sets, {pairs[0][0]} first, which is {pairs[0][1]}: remove "
             f'those that {listed} lists from the pool.'
         )
+
+
+def image_files(dataset: dict) -> list[str]:
+    """The files of all images of a data set of a config, also of those that training
+    leaves out."""
+    # In test mode nothing is filtered.
+    settings = dict(dataset, pipeline=[], test_mode=True, filter_cfg=None)
+    built = DATASETS.build(settings)
+    return [built.get_data_info(i)['img_path'] for i in range(len(built))]
 
 
 class _Results:

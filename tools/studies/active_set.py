@@ -6,8 +6,7 @@ IoU below 0.3. DPM (Felzenszwalb et al., PAMI 2010) keeps a bounded set of examp
 easy ones leave and hard ones join. Here the set of an image is made anew in each pass.
 
 Letters for shapes:
-    R: RoIs of an image, P: the foreground among them, which come first
-    K: boxes that are kept
+    K: boxes of an image that are kept
 """
 
 import copy
@@ -89,12 +88,9 @@ def active_boxes(detector: TwoStageDetector, data: dict, num: int) -> np.ndarray
         detector(**batch, mode='loss')
     mining = rankings[0][0]
     candidates, num_pos = mining.candidates, len(mining.candidates.pos_inds)
-    rows = torch.cat([candidates.pos_inds, candidates.neg_inds])  # (R,)
-    overlaps = candidates.assign_result.max_overlaps[rows]
-    background = (overlaps < BACKGROUND_IOU).nonzero()[:, 0]
-    background = background[background >= num_pos]
+    foreground = (candidates.gt_flags[candidates.pos_inds] == 0).nonzero()[:, 0]
+    overlaps = candidates.assign_result.max_overlaps[candidates.neg_inds]
+    background = num_pos + (overlaps < BACKGROUND_IOU).nonzero()[:, 0]
     hardest = mining.losses[background].argsort(descending=True, stable=True)[:num]
-    foreground = torch.arange(num_pos, device=rows.device)
-    foreground = foreground[candidates.gt_flags[rows[:num_pos]] == 0]
     kept = torch.cat([foreground, background[hardest]])
     return candidates.boxes[kept].cpu().numpy()
