@@ -1,18 +1,9 @@
 # COCO train2014 to val2014, the splits of the paper's time (train2017 is train2014 and
 # most of val2014). Images come in as on VOC07; proposals are MCG's 2000 best. As in the
 # release no image is left out, not even one without an object.
-_base_ = []  # above the import, or MMEngine takes this for a pure Python config
+_base_ = './coco_help.py'
 
 from mmdet_ohem.datasets import coco, loaders
-
-data_help = {
-    'data/coco/': (
-        'Download train2014.zip, val2014.zip, test2015.zip, '
-        'annotations_trainval2014.zip and image_info_test2015.zip from '
-        'https://cocodataset.org/#download and unpack them in data/coco/; then make '
-        'the proposals as docs/experiments.md says.'
-    )
-}
 
 globals().update(
     loaders(

@@ -1,17 +1,8 @@
 # COCO train2014 and val2014 to test-dev 2015 (see coco_testdev.py); nothing is left for
 # validation.
-_base_ = []  # above the import, or MMEngine takes this for a pure Python config
+_base_ = './coco_help.py'
 
 from mmdet_ohem.datasets import coco, loaders
-
-data_help = {
-    'data/coco/': (
-        'Download train2014.zip, val2014.zip, test2015.zip, '
-        'annotations_trainval2014.zip and image_info_test2015.zip from '
-        'https://cocodataset.org/#download and unpack them in data/coco/; then make '
-        'the proposals as docs/experiments.md says.'
-    )
-}
 
 globals().update(
     loaders(
