@@ -1,6 +1,6 @@
 import numpy as np
 import torch
-from support.detection_reference import random_seed, vote
+from support.detection_reference import draw_until_decided, random_seed, vote
 from support.reference import random_boxes
 
 from mmdet_ohem.models.box_voting import vote_boxes
@@ -36,6 +36,7 @@ def test_a_box_without_voters_stays():
     assert torch.equal(voted, boxes)
 
 
+@draw_until_decided
 def test_random_boxes_of_three_classes_as_plain_numpy_votes():
     rng = np.random.default_rng(random_seed())
     for _ in range(20):

@@ -5,6 +5,7 @@ from support.detection_reference import (
     assert_same_detections,
     batch,
     detect,
+    draw_until_decided,
     head_of,
     random_seed,
     small_detector,
@@ -27,6 +28,7 @@ def plain_test(detector, data: dict) -> list:
 @pytest.mark.parametrize(
     'class_agnostic, score_thr', [(False, 0.05), (True, 0.05), (False, 0.00001)]
 )
+@draw_until_decided
 def test_detections_are_those_of_plain_numpy(
     tmp_path, monkeypatch, class_agnostic, score_thr
 ):

@@ -10,6 +10,7 @@ from support.detection_reference import (
     assert_same_detections,
     batch,
     detect,
+    draw_until_decided,
     head_of,
     random_seed,
     small_detector,
@@ -78,6 +79,7 @@ def test_every_roi_is_pooled_from_its_own_scale(config):
 
 
 @pytest.mark.parametrize('rerun_score_thr', [None, 0.3])
+@draw_until_decided
 def test_detections_are_those_of_plain_numpy(tmp_path, rerun_score_thr):
     seed = random_seed()
     head = {}
