@@ -215,6 +215,16 @@ SMALL_MS = dict.fromkeys(
 )
 RFCN_SMALL = {fact: value for fact, value in SMALL.items() if fact != 'head'}
 RFCN_SMALL.update(B=256, rpn_kept=(300, 300))
+SMALL_FPN = dict(  # MMDetection's recipe, B and proposals in its proportion
+    {fact: value for fact, value in RFCN_SMALL.items() if fact != 'metric'},
+    head=128,
+    bg_lo=0,
+    test_nms=0.5,
+    rpn_anchors=([4], [0.5, 1.0, 2.0], [8, 16, 32, 64]),
+    rpn_sampler=('RandomSampler', 256, 0.5),
+    rpn_bounds=(0.7, 0.3),
+    rpn_kept=(250, 250),
+)
 
 
 def fast_rcnn(*changes: dict, **others) -> dict:
@@ -323,6 +333,7 @@ RECIPES = {
     # two CPU cores
     'fast_rcnn_small_bccd': SMALL,
     'fast_rcnn_small_ohem_bccd': {**SMALL, **OHEM},
+    'faster_rcnn_small_fpn_bccd': SMALL_FPN,
     'rfcn_small_bccd': RFCN_SMALL,
     'rfcn_small_ohem_bccd': {**RFCN_SMALL, **RFCN_OHEM},
     'fast_rcnn_small_lookalikes': dict(SMALL, train=['ImageSets/Main/train.txt']),

@@ -12,22 +12,26 @@ from mmdet_ohem.runs import budget_unit, set_budget
 # What replaces the sampler; `num` stays the config's. Fast R-CNN samples a quarter of
 # foreground (Girshick, ICCV 2015).
 QUARTER = dict(pos_fraction=0.25)
+IOU_BALANCED = dict(  # as in MMDetection's configs of Libra R-CNN
+    type='CombinedSampler',
+    pos_sampler=dict(type='InstanceBalancedPosSampler'),
+    neg_sampler=dict(
+        type='IoUBalancedNegSampler', floor_thr=-1, floor_fraction=0, num_bins=3
+    ),
+    **QUARTER,
+)
+# As in MMDetection's configs of PISA.
+SCORE_HLR = dict(type='ScoreHLRSampler', k=0.5, bias=0.0, **QUARTER)
 SAMPLERS = {
     'random': dict(type='RandomSampler', **QUARTER),
     'random-bg0': dict(type='RandomSampler', **QUARTER),
     'mmdet-ohem': dict(type='mmdet.OHEMSampler', **QUARTER),
     'ohem': dict(type='mmdet_ohem.OHEMSampler'),
     'ohem-per-label': dict(type='mmdet_ohem.OHEMSampler', nms_per_label=True),
-    # As in MMDetection's configs of Libra R-CNN and of PISA.
-    'iou-balanced': dict(
-        type='CombinedSampler',
-        pos_sampler=dict(type='InstanceBalancedPosSampler'),
-        neg_sampler=dict(
-            type='IoUBalancedNegSampler', floor_thr=-1, floor_fraction=0, num_bins=3
-        ),
-        **QUARTER,
-    ),
-    'score-hlr': dict(type='ScoreHLRSampler', k=0.5, bias=0.0, **QUARTER),
+    'iou-balanced': IOU_BALANCED,
+    'libra': IOU_BALANCED,
+    'score-hlr': SCORE_HLR,
+    'pisa': SCORE_HLR,
     'focal': dict(type='RandomSampler', **QUARTER),
 }
 LABELS = {
@@ -37,14 +41,25 @@ LABELS = {
     'ohem': '**mmdet_ohem.OHEMSampler**',
     'ohem-per-label': '**mmdet_ohem.OHEMSampler**, nms_per_label=True',
     'iou-balanced': 'IoU-balanced (Libra R-CNN)',
+    'libra': 'Libra R-CNN, the whole method',
     'score-hlr': 'Score-HLR (PISA)',
+    'pisa': 'PISA, the whole method',
     'focal': 'random, bg_lo 0, focal loss',
 }
 # Background of these has a lower bound (Fast R-CNN's bg_lo); of the others it has none.
 BG_LO = {'random': 0.1}
-# As MMDetection's RoI heads take it: divided by the number of RoIs, not by that of the
-# foreground as in RetinaNet (Lin et al., ICCV 2017), and with a score for background.
-FOCAL_LOSS = dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25)
+# These change the loss too, so that it is no measure for the others.
+OWN_LOSS = ('libra', 'pisa', 'focal')
+FOCAL_LOSS = dict(type='mmdet_ohem.RetinaFocalLoss')
+# As in MMDetection's configs: libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco.py and
+# pisa/faster-rcnn_r50_fpn_pisa_1x_coco.py.
+BALANCED_L1 = dict(
+    type='BalancedL1Loss', alpha=0.5, gamma=1.5, beta=1.0, loss_weight=1.0
+)
+BFP_REFINE_LEVEL = 2
+LIBRA_RPN_NEG_POS_UB = 5
+PISA_SMOOTH_L1 = dict(type='SmoothL1Loss', beta=1.0, loss_weight=1.0)
+ISR, CARL = dict(k=2, bias=0), dict(k=1, bias=0.2)
 # Iterations between two lines of the log, or fewer in a short training.
 LOG_INTERVAL = 50
 LINES_PER_RUN = 20
@@ -73,12 +88,38 @@ def set_sampler(config: Config, name: str) -> None:
         }
         sampler = ConfigDict(copy.deepcopy(SAMPLERS[name]), **kept)
         rcnn.sampler = _of_mmdet(sampler, config)
-    if name == 'score-hlr':
+    heads = as_list(config.model.roi_head.bbox_head)
+    if name in ('score-hlr', 'pisa'):
         # The one RoI head that takes the weights which its sampler returns.
         config.model.roi_head.type = 'PISARoIHead'
+    if name == 'pisa':
+        config.model.train_cfg.rcnn.update(isr=dict(ISR), carl=dict(CARL))
+        heads[0].loss_bbox = ConfigDict(PISA_SMOOTH_L1)
+    if name == 'libra':
+        _make_libra(config)
+        for head in heads:
+            head.loss_bbox = _of_mmdet(ConfigDict(BALANCED_L1), config)
     if name == 'focal':
-        for head in as_list(config.model.roi_head.bbox_head):
-            head.loss_cls = _of_mmdet(ConfigDict(FOCAL_LOSS), config)
+        for head in heads:
+            head.loss_cls = ConfigDict(FOCAL_LOSS)
+
+
+def _make_libra(config: Config) -> None:
+    """Libra R-CNN outside the RoI head: the balanced pyramid after an FPN, and the
+    bound on the background that an RPN samples."""
+    neck = config.model.get('neck')
+    if neck and type_name(neck) == 'FPN':
+        balanced = dict(
+            type='BFP',
+            in_channels=neck.out_channels,
+            num_levels=neck.num_outs,
+            refine_level=min(BFP_REFINE_LEVEL, neck.num_outs - 1),
+            refine_type='non_local',
+        )
+        config.model.neck = [neck, _of_mmdet(ConfigDict(balanced), config)]
+    rpn = config.model.train_cfg.get('rpn')
+    if rpn and type_name(rpn.sampler) == 'RandomSampler':
+        rpn.sampler.neg_pos_ub = LIBRA_RPN_NEG_POS_UB
 
 
 def _of_mmdet(part: ConfigDict, config: Config) -> ConfigDict:
@@ -125,17 +166,31 @@ def why_not(config: Config, name: str) -> str | None:
         return f'no sampler can be compared in {head}, which {reason}.'
     if name in BG_LO and head == 'DynamicRoIHead':
         return f'DynamicRoIHead sets its own bounds; leave {name} out of --samplers.'
-    if name == 'score-hlr' and head not in ('StandardRoIHead', 'PISARoIHead'):
+    is_hlr = name in ('score-hlr', 'pisa')
+    if is_hlr and head not in ('StandardRoIHead', 'PISARoIHead'):
         return (
             "Score-HLR works with MMDetection's StandardRoIHead and PISARoIHead "
-            f'alone, not with {head}; leave score-hlr out of --samplers.'
+            f'alone, not with {head}; leave {name} out of --samplers.'
         )
     is_rotated = not (model.get('data_preprocessor') or {}).get('boxtype2tensor', True)
-    if name == 'score-hlr' and is_rotated:
+    if is_hlr and is_rotated:
         return (
             'Score-HLR weighs RoIs of four numbers, and those of this detector may be '
-            'rotated; leave score-hlr out of --samplers.'
+            f'rotated; leave {name} out of --samplers.'
         )
+    for bbox_head in as_list(roi_head.get('bbox_head')) if name in OWN_LOSS else []:
+        if 'loss_cls' not in bbox_head or 'loss_bbox' not in bbox_head:
+            return (
+                f'{name} replaces a loss, loss_cls or loss_bbox, and '
+                f'{type_name(bbox_head)} does not have both; leave {name} out of '
+                '--samplers.'
+            )
+        if name != 'focal' and bbox_head.get('reg_decoded_bbox'):
+            return (
+                f'{name} replaces loss_bbox by one of box deltas, and '
+                f'{type_name(bbox_head)} compares boxes (reg_decoded_bbox=True); leave '
+                f'{name} out of --samplers.'
+            )
     if head == 'PISARoIHead' and not SAMPLERS[name]['type'].startswith(
         ('ScoreHLR', 'mmdet_ohem')
     ):

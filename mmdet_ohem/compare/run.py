@@ -7,6 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmdet_ohem.checkpoint import is_trained, newest_checkpoint
+from mmdet_ohem.compare.config_changes import OWN_LOSS
 from mmdet_ohem.compare.run_logs import RunLogs, at_the_end
 from mmdet_ohem.config import file_text
 from mmdet_ohem.runs import budget_unit
@@ -106,9 +107,9 @@ class Run:
     def loss_curve(self) -> dict[int, float]:
         """The loss over all RoIs by iteration.
 
-        Nothing for focal loss, which is no measure for the others.
+        Nothing where the loss is another one, which is no measure for the others.
         """
-        return {} if self.sampler == 'focal' else self.logs.loss_curve()
+        return {} if self.sampler in OWN_LOSS else self.logs.loss_curve()
 
     def save_result(self) -> None:
         """Write what the logs say.

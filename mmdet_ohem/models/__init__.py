@@ -1,8 +1,9 @@
 """The paper's networks: VGG16 and VGG_CNN_M_1024 with their head and weights, Caffe's
 RoI pooling, the two refinements at test time, +M (several scales) and +B (iterative
-boxes and box voting), and R-FCN's RoI head."""
+boxes and box voting), R-FCN's RoI head, and RetinaNet's focal loss for a RoI head."""
 
 from mmdet_ohem.models.box_voting import IterativeBoxRoIHead, vote_boxes
+from mmdet_ohem.models.focal_loss import RetinaFocalLoss
 from mmdet_ohem.models.multi_scale import MultiScaleTTAModel
 from mmdet_ohem.models.pretrained import (
     ConvertedWeights,
@@ -31,6 +32,7 @@ __all__ = [
     'PSRoIAlignExtractor',
     'RFCNBBoxHead',
     'RFCNRoIHead',
+    'RetinaFocalLoss',
     'RoIPoolExtractor',
     'TorchvisionVGG16',
     'VGG16',

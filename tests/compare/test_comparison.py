@@ -254,10 +254,11 @@ def test_the_result_worked_out_by_hand(prefix, tmp_path):
     )
 
 
-def test_focal_loss_is_not_held_against_the_others(tmp_path):
+@pytest.mark.parametrize('sampler', ['focal', 'libra', 'pisa'])
+def test_another_loss_is_not_held_against_the_others(tmp_path, sampler):
     line = {'step': 1, 'loss': 1, 'time': 1, 'mining/loss_all_rois': 0.1}
     write_logs(tmp_path, {'pascal_voc/mAP': 0.5}, [line])
-    run = a_run(tmp_path, 'focal')
+    run = a_run(tmp_path, sampler)
     run.logs.save_highest(runs_at_a_time=1)
     run.save_result()
     assert json.loads(run.logs.result_file.read_text())['loss_all_rois'] is None

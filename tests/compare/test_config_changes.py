@@ -28,7 +28,9 @@ TYPES = {
     'ohem': 'mmdet_ohem.OHEMSampler',
     'ohem-per-label': 'mmdet_ohem.OHEMSampler',
     'iou-balanced': 'CombinedSampler',
+    'libra': 'CombinedSampler',
     'score-hlr': 'ScoreHLRSampler',
+    'pisa': 'ScoreHLRSampler',
     'focal': 'RandomSampler',
 }
 
@@ -46,9 +48,12 @@ def test_the_config_of_a_run_changes_the_sampler_and_nothing_else(base, sampler)
     assert rcnn.assigner.neg_iou_thr == ((0.1, 0.5) if sampler == 'random' else 0.5)
     assert rcnn.sampler.get('nms_per_label', False) == (sampler == 'ohem-per-label')
     is_pisa = run.model.roi_head.type == 'PISARoIHead'
-    assert is_pisa == (sampler == 'score-hlr')
-    is_focal = run.model.roi_head.bbox_head.loss_cls.type == 'FocalLoss'
+    assert is_pisa == (sampler in ('score-hlr', 'pisa'))
+    assert ('carl' in rcnn and 'isr' in rcnn) == (sampler == 'pisa')
+    losses = run.model.roi_head.bbox_head
+    is_focal = losses.loss_cls.type == 'mmdet_ohem.RetinaFocalLoss'
     assert is_focal == (sampler == 'focal')
+    assert (losses.loss_bbox.type == 'BalancedL1Loss') == (sampler == 'libra')
     assert run.custom_hooks == [
         dict(type='mmdet_ohem.SeedEachIterationHook'),
         dict(type='mmdet_ohem.MiningHook', interval=50),
@@ -60,6 +65,9 @@ def test_the_config_of_a_run_changes_the_sampler_and_nothing_else(base, sampler)
         del config.model.train_cfg.rcnn.assigner.neg_iou_thr
         del config.model.roi_head.type
         del config.model.roi_head.bbox_head.loss_cls
+        del config.model.roi_head.bbox_head.loss_bbox
+        config.model.train_cfg.rcnn.pop('isr', None)
+        config.model.train_cfg.rcnn.pop('carl', None)
         config.custom_hooks = None
         del config.default_hooks.logger, config.default_hooks.checkpoint
     assert run.to_dict() == original.to_dict()
@@ -92,16 +100,63 @@ def test_every_stage_of_a_cascade_is_changed_and_keeps_its_own_threshold():
     set_sampler(config, 'focal')
     assert [stage.assigner.neg_iou_thr for stage in stages] == [0.5, 0.6, 0.7]
     heads = config.model.roi_head.bbox_head
-    assert [head.loss_cls.type for head in heads] == ['FocalLoss'] * 3
-    assert 'score-hlr' not in fitting_samplers(config)
+    assert [head.loss_cls.type for head in heads] == ['mmdet_ohem.RetinaFocalLoss'] * 3
+    set_sampler(config, 'libra')
+    assert [head.loss_bbox.type for head in heads] == ['BalancedL1Loss'] * 3
+    assert not {'score-hlr', 'pisa'} & set(fitting_samplers(config))
     with pytest.raises(ValueError, match='CascadeRoIHead; leave score-hlr out'):
         set_sampler(config, 'score-hlr')
+
+
+FASTER_RCNN = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+
+
+@pytest.mark.parametrize(
+    'sampler, theirs',
+    [
+        ('libra', 'mmdet::libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco.py'),
+        ('pisa', 'mmdet::pisa/faster-rcnn_r50_fpn_pisa_1x_coco.py'),
+    ],
+)
+def test_whole_methods_are_those_of_mmdetections_configs(sampler, theirs):
+    config, theirs = get_config(FASTER_RCNN), get_config(theirs)
+    set_sampler(config, sampler)
+    if sampler == 'pisa':
+        # Twice the proposals, which each sampler could have: not a matter of sampling.
+        for part in (theirs.model.train_cfg.rpn_proposal, theirs.model.test_cfg.rpn):
+            assert part.pop('nms_pre') == part.pop('max_per_img') == 2000
+        for part in (config.model.train_cfg.rpn_proposal, config.model.test_cfg.rpn):
+            del part.nms_pre, part.max_per_img
+    # The defaults, which their configs leave out.
+    sampler = theirs.model.train_cfg.rcnn.sampler
+    sampler.setdefault('add_gt_as_proposals', True)
+    sampler.pop('neg_pos_ub', None)
+    assert config.model.to_dict() == theirs.model.to_dict()
+
+
+@pytest.mark.parametrize('sampler', ['libra', 'pisa', 'focal'])
+def test_a_loss_that_a_head_does_not_have_is_not_replaced(sampler):
+    config = get_config(FASTER_RCNN)
+    config.model.roi_head.bbox_head.reg_decoded_bbox = True
+    assert (sampler in fitting_samplers(config)) == (sampler == 'focal')
+    sabl = get_config('mmdet::sabl/sabl-faster-rcnn_r50_fpn_1x_coco.py')
+    with pytest.raises(ValueError, match=f'SABLHead does not.*leave {sampler} out'):
+        set_sampler(sabl, sampler)
+
+
+def test_the_balanced_pyramid_of_a_small_neck_has_a_level_to_refine():
+    config = get_config(FASTER_RCNN)
+    config.model.neck.update(num_outs=2, out_channels=64)
+    set_sampler(config, 'libra')
+    balanced = MODELS.build(config.model.neck[1])
+    levels = [torch.rand(1, 64, 8, 8), torch.rand(1, 64, 4, 4)]
+    assert [level.shape for level in balanced(levels)] == [x.shape for x in levels]
 
 
 def test_the_settings_of_a_user_stay():
     config = get_config('mmdet::pisa/faster-rcnn_r50_fpn_pisa_1x_coco.py')
     # Its RoI head takes no other sampler: UnboundLocalError.
-    assert fitting_samplers(config) == ['ohem', 'ohem-per-label', 'score-hlr']
+    assert fitting_samplers(config) == ['ohem', 'ohem-per-label', 'score-hlr', 'pisa']
     config.model.train_cfg.rcnn.sampler.add_gt_as_proposals = False
     hook = dict(type='NumClassCheckHook')
     config.custom_hooks = [hook, dict(type='mmdet_ohem.MiningHook', interval=3)]
@@ -233,10 +288,11 @@ def test_samplers_of_mmdetection_are_named_so_in_another_scope(sampler):
     config.default_scope = 'mmrotate'
     set_sampler(config, sampler)
     model = config.model
-    parts = [model.train_cfg.rcnn.sampler, model.roi_head.bbox_head.loss_cls]
-    kinds = [part['type'] for part in dicts_of(parts[:1])]
-    if sampler == 'focal':
-        kinds.append(parts[1].type)
+    head = model.roi_head.bbox_head
+    parts = [model.train_cfg.rcnn.sampler]
+    parts += [head.loss_cls] if sampler == 'focal' else []
+    parts += [head.loss_bbox] if sampler == 'libra' else []
+    kinds = [part['type'] for part in dicts_of(parts)]
     assert all(kind.startswith(('mmdet.', 'mmdet_ohem.')) for kind in kinds), kinds
 
 
@@ -244,7 +300,7 @@ def test_what_cannot_be_compared_in_a_rotated_detector_is_said():
     config = Config.fromfile(RANDOM)
     config.model.data_preprocessor.boxtype2tensor = False
     assert 'Score-HLR weighs RoIs of four numbers' in why_not(config, 'score-hlr')
-    assert set(SAMPLERS) - set(fitting_samplers(config)) == {'score-hlr'}
+    assert set(SAMPLERS) - set(fitting_samplers(config)) == {'score-hlr', 'pisa'}
 
 
 def test_detic_is_refused_by_its_key():

@@ -236,7 +236,10 @@ def test_the_detector_trains_and_mines_by_its_own_losses():
 def test_the_samplers_of_a_comparison_train():
     config = Config(dict(model=small_model()))
     names = fitting_samplers(config)
-    assert set(SAMPLERS) - set(names) == {'score-hlr'}  # for StandardRoIHead alone
+    assert set(SAMPLERS) - set(names) == {
+        'score-hlr',
+        'pisa',
+    }  # for StandardRoIHead alone
     for name in names:
         config = Config(dict(model=small_model()))
         set_sampler(config, name)
