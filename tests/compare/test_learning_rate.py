@@ -53,7 +53,11 @@ def config(root) -> Config:
     config = Config.fromfile(CONFIG)
     for loader in (config.train_dataloader, config.test_dataloader):
         loader.dataset.data_root = f'{root}/'
-    config.train_dataloader.dataset.ann_file = 'ImageSets/Main/trainval.txt'
+    config.train_dataloader.dataset.update(
+        ann_file='ImageSets/Main/trainval.txt',
+        # As configs/_base_/datasets/bccd.py has it.
+        filter_cfg=dict(filter_empty_gt=False, bbox_min_size=1),
+    )
     config.background_dataloader = config.test_dataloader
     return config
 
