@@ -302,6 +302,8 @@ def test_the_config_with_pictures_without_objects_trains_on_them(tmp_path):
     *others, store, pack = background.pop('pipeline')
     assert others == own.pipeline[:-2] and pack == own.pipeline[-1]
     assert store.store == 'work_dirs/mined/proposals'
-    (by_hand,) = blocks('py', ROOT / 'docs' / 'false_positives.md')
+    hook, by_hand = blocks('py', ROOT / 'docs' / 'false_positives.md')
+    (hook,) = Config.fromstring(hook, '.py').default_hooks.values()
+    assert HOOKS.build(hook)
     expected = eval(by_hand, dict(classes=own.metainfo.classes, train_pipeline=[]))
     assert background == {k: v for k, v in expected.items() if k != 'pipeline'}

@@ -281,7 +281,9 @@ def with_background(
             which needs a loop that counts iterations. It rounds down, so a batch has to
             hold 1 / share images or more. None: as it comes, when both are shuffled
             together.
-        store: the proposals of the pictures, for a detector without RPN.
+        store: the proposals of the pictures, for a detector without RPN; or for one
+            with an RPN the false positives of a background set, which
+            `mmdet_ohem.MinedProposalsHook` joins to the RPN's proposals.
         background: keys of `BackgroundDataset`: ``img_path`` or ``background_set``. Its
             ``pipeline`` is that of the first of the data sets, if left out.
 
@@ -298,7 +300,7 @@ def with_background(
             background.setdefault(key, copy.deepcopy(own[key]))
     background = dict(type='mmdet_ohem.BackgroundDataset', **background)
     if store is not None:
-        background = with_step(background, STORE_STEP, store=store)
+        background['pipeline'] = _with_store(background['pipeline'], store)
     loader['dataset'] = dict(
         type='ConcatDataset',
         # Which VOCDataset and CocoDataset have beside the classes.
@@ -317,6 +319,15 @@ def with_background(
         )
         loader['batch_sampler'] = None
     return dict(loader, _delete_=True)
+
+
+def _with_store(pipeline: list[dict], store: str) -> list[dict]:
+    """A pipeline that reads proposals from a store just before it packs them."""
+    steps = [step for step in pipeline if type_name(step) != STORE_STEP]
+    is_packing = [type_name(step) == 'PackDetInputs' for step in steps]
+    place = is_packing.index(True) if any(is_packing) else len(steps)
+    read = dict(type=f'mmdet_ohem.{STORE_STEP}', store=store)
+    return [*steps[:place], read, *steps[place:]]
 
 
 def check_sources(batch_size: int, source_ratio: Sequence[float]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from mmdet_ohem.checkpoint import is_trained, newest_checkpoint
 from mmdet_ohem.config import file_text
@@ -193,6 +193,11 @@ class Bootstrap:
             )
             del loader['_delete_']
             config.train_dataloader = loader
+            if 'rpn_head' in config.model:
+                config.setdefault('default_hooks', ConfigDict())
+                config.default_hooks.mined_proposals = dict(
+                    type='mmdet_ohem.MinedProposalsHook'
+                )
         return config
 
     def _mine(self, number: int, checkpoint: str, name: str, most: int) -> Path:
@@ -253,12 +258,9 @@ def _write_once(path: Path, text: str) -> None:
         partial.write_text(text)
 
 
-def _joined_store(sets: list[Path], path: Path) -> str | None:
-    """One store of the pictures of several sets, each with the proposals of all; None
-    for a detector without one."""
+def _joined_store(sets: list[Path], path: Path) -> str:
+    """One store of the pictures of several sets, each with the proposals of all."""
     stores = [file.parent / PROPOSALS for file in sets]
-    if not stores[0].exists():
-        return None
     if path.exists():  # whole
         return str(path)
 
@@ -272,7 +274,7 @@ def _joined_store(sets: list[Path], path: Path) -> str | None:
         for found in [[store.get(img_id) for store in holders]]
         for size in [found[0][1]]
     )
-    write_store(path, records, 'Selective Search, fast, and false positives')
+    write_store(path, records, 'false positives of several rounds')
     return str(path)
 
 

@@ -12,6 +12,7 @@ from mmengine.config import Config
 
 from mmdet_ohem.config import dicts_of, inner_datasets, type_name
 from mmdet_ohem.datasets import (
+    STORE_STEP,
     check_sources,
     is_box,
     is_difficult,
@@ -45,10 +46,12 @@ def check_data(cfg: Config, loops: tuple[str, ...]) -> None:
         ValueError: the store is of other images, a transform moves boxes away from
             their proposals, an object is of no known class or has no box of numbers,
             a file is not of its kind, or there are no annotations to train on or to
-            evaluate with; or pictures without objects would not be trained on.
+            evaluate with; or pictures without objects, or stored proposals, would not
+            be trained on.
     """
     if 'train' in loops:
         _check_sampler(cfg)
+        _check_stores_beside_rpn(cfg)
     for loop in loops:
         key = f'{loop}_dataloader.dataset'
         wrapped = (cfg.get(f'{loop}_dataloader') or {}).get('dataset')
@@ -91,6 +94,23 @@ def _check_sampler(cfg: Config) -> None:
             'MultiSourceSampler of train_dataloader.sampler never ends an epoch: set '
             "train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=...), "
             'or leave the share to chance and the sampler out.'
+        )
+
+
+def _check_stores_beside_rpn(cfg: Config) -> None:
+    """Stored proposals that an RPN's detector would leave aside without a word."""
+    steps = dicts_of((cfg.get('train_dataloader') or {}).get('dataset'))
+    hooks = dicts_of([cfg.get('default_hooks'), cfg.get('custom_hooks')])
+    if (
+        'rpn_head' in (cfg.get('model') or {})
+        and any(type_name(step) == STORE_STEP for step in steps)
+        and not any(type_name(hook) == 'MinedProposalsHook' for hook in hooks)
+    ):
+        raise ValueError(
+            f'train_dataloader reads stored proposals ({STORE_STEP}), which a detector '
+            'with an RPN does not use: set default_hooks.mined_proposals='
+            "dict(type='mmdet_ohem.MinedProposalsHook') to train on them too, or leave "
+            'that step out.'
         )
 
 
@@ -275,7 +295,7 @@ def _check_stores(
     dataset: dict, images: list[tuple[str, str]], path: Path, key: str
 ) -> None:
     for step in dicts_of(dataset.get('pipeline')):
-        if type_name(step) != 'LoadStoredProposals':
+        if type_name(step) != STORE_STEP:
             continue
         store = ProposalStore(step['store'])
         missing = [

@@ -59,9 +59,9 @@ def mine_background(
     """Write the background set of a detector and a pool.
 
     ``folder`` gets ``background.jsonl``, whole or not at all, see
-    `mmdet_ohem.datasets.background`; and for a detector without RPN the proposals of
-    its pictures: those of Selective Search and the false positives themselves, for not
-    all of these have a box of Selective Search near. What a run that was cut off has
+    `mmdet_ohem.datasets.background`; and a store of proposals of its pictures: the
+    false positives, and for a detector without RPN those of Selective Search too. Not
+    all false positives have a proposal near. What a run that was cut off has
     done is in ``folder/partial``; the same call goes on there. A set that is there
     stays.
 
@@ -121,10 +121,12 @@ def mine_background(
             false_positives=results.num_boxes,
             skipped=[files[i] for i in sorted(results.skipped)],
         )
+        source = 'false positives'
         if results.has_proposals:
-            records = results.proposals()
-            source = 'Selective Search, fast, and false positives'
-            write_store(folder / PROPOSALS, records, source, overwrite=True)
+            source = f'Selective Search, fast, and {source}'
+        if results.scores:
+            write_store(folder / PROPOSALS, results.proposals(), source, overwrite=True)
+        if results.has_proposals:
             made_by['reached'] = results.num_reached
         write_background(folder / BACKGROUND, made_by, results.hardest_first())
         shutil.rmtree(partial)

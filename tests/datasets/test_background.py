@@ -421,7 +421,7 @@ _base_ = {str(ROOT / 'configs' / 'faster_rcnn_vgg16_ohem_voc07.py')!r}
 from mmdet_ohem.datasets import with_background
 
 train_dataloader = with_background(
-    _base_.train_dataloader, share=0.5, background_set={str(mined)!r}
+    _base_.train_dataloader, share=0.5, background_set={str(mined)!r}, store='mined'
 )
 """
     )
@@ -430,5 +430,7 @@ train_dataloader = with_background(
     assert loader.dataset.type == 'ConcatDataset' and 'data_root' not in loader.dataset
     voc, background = loader.dataset.datasets
     assert voc.type == 'VOCDataset' and background.background_set == str(mined)
-    assert background.pipeline == voc.pipeline
+    *steps, last = voc.pipeline
+    load = dict(type='mmdet_ohem.LoadStoredProposals', store='mined')
+    assert background.pipeline == [*steps, load, last]
     assert loader.sampler.source_ratio == [1, 1] and loader.batch_size == 2

@@ -95,6 +95,11 @@ def test_rounds_and_what_they_gain(
     mined = out / 'round1' / 'pool' / 'background.jsonl'
     assert background.background_set == [str(mined)]
     assert second.train_dataloader.sampler.source_ratio == [1, 1]
+    # An RPN's detector gets the false positives as proposals too.
+    assert 'mined_proposals' not in first.default_hooks
+    hook = dict(type='mmdet_ohem.MinedProposalsHook')
+    assert second.default_hooks.mined_proposals == hook
+    assert background.pipeline[-2].store == str(out / 'proposals2')
     images = list(read_background(mined))
     assert {Path(image.file).name for image in images} <= trained_on
 
@@ -215,8 +220,6 @@ def test_the_proposals_of_several_sets_are_joined(tmp_path):
     found = {name: store.get(name)[0].tolist() for name in 'abc'}
     assert found == dict(a=[box, other, third], b=[box], c=[other])
     assert module._num_pictures(sets) == 3
-    (tmp_path / 'none').mkdir()
-    assert module._joined_store([tmp_path / 'none' / 'x'], tmp_path / 'no') is None
 
 
 def test_a_process_that_fails_is_named(tmp_path):

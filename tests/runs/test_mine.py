@@ -96,9 +96,14 @@ def test_the_set_is_what_a_plain_loop_finds(detector, pool, tmp_path, capsys):
         assert (image.width, image.height) == (width, height)
     assert f'Skipped {pool}/broken.jpg: it cannot be read' in said.err
     assert f'{number} false positives of score 0.3' in said.out
-    # This detector makes its own proposals.
-    names = {'background.jsonl', 'background.html'}
+    # This detector makes its own proposals: the false positives join them.
+    names = {'background.jsonl', 'background.html', 'proposals'}
     assert {file.name for file in path.parent.iterdir()} == names
+    store = ProposalStore(path.parent / 'proposals')
+    for image in read_background(path):
+        boxes, size = store.get(image.img_id)
+        assert size == (image.width, image.height)
+        np.testing.assert_allclose(boxes, image.boxes)
 
     few = mine_here(
         detector, f'{pool}/**/*', tmp_path / 'few', '--max-per-image', 2,
