@@ -75,7 +75,10 @@ def main() -> None:
     if not found['images']:
         print(
             f'The detector fires in none of the {found["pictures"]} pictures at a '
-            f'score of {args.score_thr:g} or more: there is nothing to do.'
+            f'score of {args.score_thr:g} or more; its surest detection has '
+            f'{found["surest"]:.2g}. If it fires at scores like that where it works, '
+            'mine with a lower --score-thr and another --out; if not, there is nothing '
+            'to do.'
         )
         return
     print(

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from mmdet.datasets import BaseDetDataset
+from mmengine.logging import print_log
 
 from mmdet_ohem.config import as_list
 from mmdet_ohem.datasets.images import image_size, picture_ids, pool_pictures
@@ -263,12 +264,24 @@ class BackgroundDataset(BaseDetDataset):
             if img_id not in whole and not corners.issubset(struck):
                 size = image.width, image.height
                 found.append(_data_info(img_id, image.file, *size, struck))
+        # One that is built only to be looked at has no pipeline, and says nothing.
+        if self.pipeline.transforms:
+            self._log(found, len(images))
         if not found:
             raise ValueError(
                 f'{self.background_set[0]} has no false positive to train on, or all '
                 'are struck off: leave this background set out.'
             )
         return found
+
+    def _log(self, found: list[dict], number: int) -> None:
+        boxes = sum(len(info['struck_off']) for info in found)
+        print_log(
+            f'{" and ".join(map(str, self.background_set))}: {len(found)} pictures to '
+            f'train on, {number - len(found)} struck off; in those that stay {boxes} '
+            'boxes are painted over.',
+            'current',
+        )
 
     def prepare_data(self, idx: int) -> dict | None:
         """As MMEngine's, but what is struck off is painted over as soon as the picture

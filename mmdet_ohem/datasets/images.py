@@ -144,7 +144,8 @@ def pool_pictures(pool: str) -> list[str]:
 
     Raises:
         OSError: the list cannot be read.
-        ValueError: there is nothing of this name, or the list is empty or no text.
+        ValueError: there is nothing of this name; or the list is empty, no text, or
+            names files that are not there.
     """
     if not (pool.endswith('.txt') and os.path.isfile(pool)):
         return sorted(map(os.path.abspath, picture_files([pool])))
@@ -154,6 +155,13 @@ def pool_pictures(pool: str) -> list[str]:
     if not paths:
         raise ValueError(
             f'{pool} names no picture: write the path of one on each line.'
+        )
+    missing = sorted(path for path in paths if not os.path.isfile(path))
+    if missing:
+        raise ValueError(
+            f'{len(missing)} of the {len(paths)} pictures that {pool} names are not '
+            f'there, {missing[0]} first: correct the list, whose paths start from its '
+            'own folder.'
         )
     return sorted(paths)
 

@@ -27,6 +27,7 @@ from mmdet_ohem.runs.mine import BACKGROUND, PROPOSALS, refuse_known
 from mmdet_ohem.whole_file import only_one, whole_file
 
 HELD_OUT = 5  # one picture in so many is never trained on
+FEW = 20  # held-out pictures, of which each counts for 5% or more
 UNLIMITED = 10**6  # false positives of a picture, where they are counted
 
 
@@ -41,7 +42,7 @@ class Bootstrap:
     Args:
         config: of the detector.
         pool: of pictures without objects, see `pool_pictures`. A fifth of them, chosen
-            by their content, is never trained on.
+            by their content, is never trained on; equal pictures are on one side.
         folder: gets ``round1`` and so on, each a work dir with what was mined after it,
             and ``table.md``.
         tools: the folder with train.py and mine_background.py.
@@ -99,7 +100,7 @@ class Bootstrap:
         sets: list[Path] = []
         checkpoint = None
         with only_one(self.folder, 'a bootstrapping'):
-            _write_once(self.folder / 'settings.json', json.dumps(settings))
+            _write_settings(self.folder / 'settings.json', settings)
             self._divide_pool()
             for number in range(1, self.rounds + 1):
                 checkpoint = self._train(number, sets, checkpoint)
@@ -119,11 +120,14 @@ class Bootstrap:
                 if number == self.rounds:
                     break
                 mined = self._mine(number, checkpoint, 'pool', self.max_per_image)
-                if read_made_by(mined)['images']:
+                made_by = read_made_by(mined)
+                if made_by['images']:
                     sets.append(mined)
                 elif not sets:
                     self.say(
-                        'The detector fires in no picture: there is nothing to do.'
+                        'The detector fires in no picture of the pool; its surest '
+                        f'detection has a score of {made_by["surest"]:.2g}. The loop '
+                        f'ends after round {number}.'
                     )
                     break
         return results
@@ -150,18 +154,26 @@ class Bootstrap:
             return
         files = pool_pictures(self.pool)
         refuse_known(self.config, files, self.folder)
-        parts: dict[str, list[str]] = {name: [] for name in lists}
+        of_content: dict[str, list[str]] = {}
         for file in files:
-            is_held_out = int(content_hash(file), 16) % HELD_OUT == 0
-            parts['held_out' if is_held_out else 'pool'].append(file)
+            of_content.setdefault(content_hash(file), []).append(file)
+        parts: dict[str, list[str]] = {name: [] for name in lists}
+        for _, equal in sorted(of_content.items()):
+            is_held_out = len(parts['held_out']) < len(files) / HELD_OUT
+            parts['held_out' if is_held_out else 'pool'] += equal
         if not all(parts.values()):
             raise ValueError(
                 f'The pool {self.pool} has {len(files)} pictures, too few to hold a '
                 'fifth of them out: add some.'
             )
+        if len(parts['held_out']) < FEW:
+            self.say(
+                f'Only {len(parts["held_out"])} pictures are held out, so the table '
+                'will say little: a pool of some hundred is better.'
+            )
         for name, path in lists.items():
             with whole_file(path) as partial:
-                partial.write_text(''.join(f'{file}\n' for file in parts[name]))
+                partial.write_text(''.join(f'{file}\n' for file in sorted(parts[name])))
 
     def _train(self, number: int, sets: list[Path], checkpoint: str | None) -> str:
         """Train a round; returns its checkpoint."""
@@ -239,6 +251,19 @@ def table(results: list[dict]) -> str:
             f'| {result["fired"]} of {number} |'
         )
     return '\n'.join([*lines, ''])
+
+
+def _write_settings(path: Path, settings: dict) -> None:
+    """Write the settings, or find that they are the same; else FileExistsError."""
+    there = json.loads(path.read_text()) if path.exists() else settings
+    differing = [key for key in settings if there.get(key) != settings[key]]
+    if differing:
+        raise FileExistsError(
+            f'{path} is of a bootstrapping with another {" and ".join(differing)}: '
+            'choose another --work-dir, or remove this one.'
+        )
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(settings))
 
 
 def _write_once(path: Path, text: str) -> None:

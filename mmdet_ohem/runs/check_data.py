@@ -78,7 +78,11 @@ def check_data(cfg: Config, loops: tuple[str, ...]) -> None:
             if not has_annotations:
                 _check_use(cfg, loop, path)
             _check_images(images, path)
-            _check_stores(dataset, images, path, key)
+            remedy = (
+                f'correct the store in {key}.pipeline or make one for these images '
+                'with tools/prepare_proposals.py'
+            )
+            _check_stores(dataset, images, path, remedy)
 
 
 def _check_sampler(cfg: Config) -> None:
@@ -88,6 +92,13 @@ def _check_sampler(cfg: Config) -> None:
     if type_name(sampler) != 'MultiSourceSampler':
         return
     check_sources(sampler['batch_size'], sampler['source_ratio'])
+    if sampler['batch_size'] != loader['batch_size']:
+        raise ValueError(
+            f'train_dataloader.batch_size is {loader["batch_size"]}, and its '
+            f'MultiSourceSampler counts batches of {sampler["batch_size"]}: give '
+            'train_dataloader.sampler.batch_size the same number, or the share of each '
+            'data set would not hold.'
+        )
     loop = cfg.get('train_cfg') or {}
     if loop.get('by_epoch') or type_name(loop) == 'EpochBasedTrainLoop':
         raise ValueError(
@@ -98,19 +109,29 @@ def _check_sampler(cfg: Config) -> None:
 
 
 def _check_stores_beside_rpn(cfg: Config) -> None:
-    """Stored proposals that an RPN's detector would leave aside without a word."""
+    """Stored proposals that would be left aside, and a hook that would do nothing."""
     steps = dicts_of((cfg.get('train_dataloader') or {}).get('dataset'))
+    reads_stores = any(type_name(step) == STORE_STEP for step in steps)
     hooks = dicts_of([cfg.get('default_hooks'), cfg.get('custom_hooks')])
-    if (
-        'rpn_head' in (cfg.get('model') or {})
-        and any(type_name(step) == STORE_STEP for step in steps)
-        and not any(type_name(hook) == 'MinedProposalsHook' for hook in hooks)
-    ):
+    joins_them = any(type_name(hook) == 'MinedProposalsHook' for hook in hooks)
+    has_rpn = 'rpn_head' in (cfg.get('model') or {})
+    if has_rpn and reads_stores and not joins_them:
         raise ValueError(
             f'train_dataloader reads stored proposals ({STORE_STEP}), which a detector '
             'with an RPN does not use: set default_hooks.mined_proposals='
             "dict(type='mmdet_ohem.MinedProposalsHook') to train on them too, or leave "
             'that step out.'
+        )
+    if joins_them and not has_rpn:
+        raise ValueError(
+            'MinedProposalsHook joins stored proposals to those of an RPN, and this '
+            'detector has none: leave the hook out.'
+        )
+    if joins_them and not reads_stores:
+        raise ValueError(
+            'MinedProposalsHook has nothing to join to the proposals of the RPN: give '
+            "with_background store='.../proposals', the folder beside the background "
+            'set, or leave the hook out.'
         )
 
 
@@ -133,7 +154,14 @@ def _check_background(dataset: dict, wrapped: dict, key: str) -> None:
         (info['img_id'], info['img_path'])
         for info in map(built.get_data_info, range(len(built)))
     ]
-    _check_stores(dataset, images, source, key)
+    remedy = (
+        "give with_background store='.../proposals', the folder beside the background "
+        'set'
+        if built.background_set
+        else f'make one with tools/prepare_proposals.py --images {built.img_path} and '
+        'give it to with_background as store'
+    )
+    _check_stores(dataset, images, source, remedy)
 
 
 def _is_dota(dataset: dict) -> bool:
@@ -292,7 +320,7 @@ def _check_images(images: list[tuple[str, str]], path: Path) -> None:
 
 
 def _check_stores(
-    dataset: dict, images: list[tuple[str, str]], path: Path, key: str
+    dataset: dict, images: list[tuple[str, str]], path: Path, remedy: str
 ) -> None:
     for step in dicts_of(dataset.get('pipeline')):
         if type_name(step) != STORE_STEP:
@@ -308,8 +336,7 @@ def _check_stores(
             raise ValueError(
                 f'The proposal store {store.path} lacks {len(missing)} of the '
                 f'{len(images)} images of {path}, {missing[0]} first: it seems made '
-                f'for another split, so correct the store in {key}.pipeline or make '
-                'one for these images with tools/prepare_proposals.py.'
+                f'for others, so {remedy}.'
             )
 
 

@@ -43,7 +43,8 @@ NEAR = 0.7  # IoU from which on a proposal stands for a false positive
 ROW = np.dtype((np.float32, 4))  # of the file of proposals
 # Of a picture: what was found, or None where it cannot be read; and its proposals
 # (R, 4), if it has false positives and the detector needs them.
-Result = tuple[FalsePositives | None, np.ndarray | None]
+# And the highest score of any detection, 0 if there is none.
+Result = tuple[FalsePositives | None, np.ndarray | None, float]
 
 
 def mine_background(
@@ -76,7 +77,8 @@ def mine_background(
 
     Returns:
         The first line of the set: ``pictures`` that were looked at, ``images``, those
-        of them with ``false_positives``, ``skipped``, files that cannot be read as an
+        of them with ``false_positives``, ``surest``, the highest score of any detection
+        in them, ``skipped``, files that cannot be read as an
         image, and what the set was made from; with proposals, the number of false
         positives that Selective Search reaches by an IoU of 0.7 (``reached``).
 
@@ -119,6 +121,7 @@ def mine_background(
             pictures=len(files) - len(results.skipped),
             images=len(results.scores),
             false_positives=results.num_boxes,
+            surest=results.surest,
             skipped=[files[i] for i in sorted(results.skipped)],
         )
         source = 'false positives'
@@ -203,13 +206,15 @@ def image_files(dataset: dict) -> list[str]:
 class _Results:
     """The results so far, on the disk.
 
-    A line is the number of a picture, and what was found if there is anything.
+    A line is the number of a picture, and what was found if there is anything, or else
+    the highest score, which was too low.
     """
 
     def __init__(self, folder: Path, number: int) -> None:
         self.done = bytearray(number)
         self.skipped: list[int] = []
         self.num_boxes = self.num_reached = 0
+        self.surest = 0.0
         self.scores, self._indices, self._starts = array('d'), array('q'), array('q')
         self._rows = 0
         self._path = folder / 'results.jsonl'
@@ -241,8 +246,11 @@ class _Results:
         self.done[index] = True
         if result == [None]:
             self.skipped.append(index)
-        elif result:
+        elif len(result) == 1:
+            self.surest = max(self.surest, result[0])
+        else:
             image, rows = result
+            self.surest = max(self.surest, image['scores'][0])
             self.num_boxes += len(image['boxes'])
             self.scores.append(image['scores'][0])
             self._indices.append(index)
@@ -250,17 +258,21 @@ class _Results:
             self._rows = max(self._rows, rows[1])
 
     def add(
-        self, index: int, image: FalsePositives | None, boxes: np.ndarray | None
+        self,
+        index: int,
+        image: FalsePositives | None,
+        boxes: np.ndarray | None,
+        surest: float,
     ) -> None:
         """Keep a result; nothing before it is lost if this one does not get through."""
         result: list = [None]
         if image is not None:
             boxes = np.zeros((0, 4)) if boxes is None else boxes
             rows = [self._rows, self._rows + len(boxes)]
-            result = [asdict(image), rows] if image.boxes else []
+            result = [asdict(image), rows] if image.boxes else [surest]
         start = self._lines.tell()
         try:
-            if result and image is not None:
+            if image is not None and image.boxes:
                 self._boxes.write(boxes.astype(np.float32).tobytes())
                 self._boxes.flush()
             self._lines.write(json.dumps([index, *result]).encode() + b'\n')
@@ -389,7 +401,7 @@ def _detect(
         pictures, detector.run(files, cores), strict=True
     ):
         if detected is None:
-            yield index, (None, None)
+            yield index, (None, None, 0.0)
             continue
         found = detected.found
         if found.bboxes.shape[1] != 4:
@@ -397,6 +409,7 @@ def _detect(
                 'The detector finds rotated boxes, of which no background set can be '
                 'made: give one of boxes with four numbers.'
             )
+        surest = round(float(found.scores.max()), 4) if len(found) else 0.0
         found = found[found.scores >= score_thr]
         found = found[found.scores.argsort(descending=True, stable=True)]
         found = found[:max_per_image]
@@ -409,4 +422,4 @@ def _detect(
             labels=[classes[label] for label in found.labels.tolist()],
             scores=[round(score, 4) for score in found.scores.tolist()],
         )
-        yield index, (image, detected.proposals if image.boxes else None)
+        yield index, (image, detected.proposals if image.boxes else None, surest)

@@ -21,6 +21,7 @@ from mmdet_ohem.datasets import (
     with_background,
     write_background,
 )
+from mmdet_ohem.datasets import background as module
 from mmdet_ohem.proposals import write_store
 from mmdet_ohem.runs import check_data
 
@@ -100,7 +101,7 @@ def test_a_background_set_reads_back_and_knows_its_classes(mined, pool):
     assert dataset.metainfo['classes'] == CLASSES
 
 
-def test_what_is_struck_off_stays_out(mined, pool):
+def test_what_is_struck_off_stays_out(mined, pool, monkeypatch):
     """A picture, a box beside which there is another, and one of a second set."""
     other = mined.parents[1] / 'later' / mined.name
     images = [false_positives(pool, 'c d/2', [3, 3, 9, 9]),
@@ -114,7 +115,14 @@ def test_what_is_struck_off_stays_out(mined, pool):
 
     (mined.parent / 'struck_off.txt').write_text('\nc d/1\na 70,10,90,80 \n')
     (other.parent / 'struck_off.txt').write_text('c d/2 3,3,9,9\n')
+    logged = []
+    monkeypatch.setattr(module, 'print_log', lambda *words: logged.append(words))
     dataset = build(background_set=sets, pipeline=pipeline)
+    said = (
+        '2 pictures to train on, 2 struck off; in those that stay 1 boxes are painted'
+    )
+    said = f'{sets[0]} and {sets[1]}: {said} over.'
+    assert logged == [(said, 'current')]
     assert ids_of(dataset) == ['a', 'b']
     found = {data['img_id']: data['img'] for data in dataset}
     assert np.array_equal(found['b'], plain['b'])
@@ -179,11 +187,13 @@ def test_bad_sets_are_one_sentence(mined, pool):
 def test_bad_pools_are_one_sentence(pool):
     classes = dict(metainfo=dict(classes=CLASSES))
     (pool / 'none.txt').write_text('\n')
+    (pool / 'gone.txt').write_text('a.jpg\ntypo/1.jpg\n')
     cases = {
         'c': 'c is not there',
         '*.gif': 'is not there',
         'empty': 'empty has no picture in it',
         'none.txt': 'none.txt names no picture',
+        'gone.txt': '^1 of the 2 pictures .*gone.txt .* not there, .*/typo/1.jpg first',
     }
     (pool / 'empty').mkdir()
     for name, words in cases.items():
@@ -253,6 +263,9 @@ def test_a_share_that_gives_no_image_is_refused(own, pool, share, least):
     by_hand = dict(larger, sampler=dict(larger['sampler'], batch_size=least - 1))
     with pytest.raises(ERRORS, match=f'batch_size to at least {least}'):
         check_data(config_of(by_hand), ('train',))
+    changed = dict(larger, batch_size=2)  # as --cfg-options would
+    with pytest.raises(ERRORS, match=f'batch_size is 2, and its .* batches of {least}'):
+        check_data(config_of(changed), ('train',))
 
 
 def test_a_share_needs_a_loop_of_iterations(own, pool):
@@ -337,7 +350,8 @@ def test_data_of_other_classes_and_missing_proposals_are_named(own, mined, tmp_p
     assert DATASETS.build(good['dataset'])[0]['proposals'].tolist() == [[0, 0, 9, 9]]
     bad = with_background(own, store=str(tmp_path / 'one'), **mine)
     bad['dataset'] = bad['dataset']['datasets'][1]
-    with pytest.raises(ERRORS, match='lacks 2 of the 3 images of .*background.jsonl'):
+    words = 'lacks 2 of the 3 images of .*background.jsonl.*with_background store='
+    with pytest.raises(ERRORS, match=words):
         check_data(config_of(bad), ('train',))
 
 

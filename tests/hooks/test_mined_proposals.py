@@ -129,9 +129,19 @@ def test_stored_proposals_without_the_hook_are_refused(tmp_path, lookalikes):
         check_data(config, ('train',))
 
 
+def test_a_hook_without_stored_proposals_is_refused(tmp_path, lookalikes):
+    config = Config.fromfile(
+        small_rpn_config(tmp_path / 'rpn.py', lookalikes, extra=HOOK)
+    )
+    with pytest.raises(ValueError, match='nothing to join .* store=.*beside the back'):
+        check_data(config, ('train',))
+
+
 def test_a_detector_without_an_rpn_has_no_use_for_it(tmp_path, lookalikes):
     config = Config.fromfile(small_config(tmp_path / 'fast.py', lookalikes, BASE))
     config.default_hooks.mined_proposals = dict(type='mmdet_ohem.MinedProposalsHook')
+    with pytest.raises(ValueError, match='this detector has none: leave the hook out'):
+        check_data(config, ('train',))
     config.work_dir = str(tmp_path / 'work')
     with pytest.raises(TypeError, match='FastRCNN is no detector with an RPN'):
         Runner.from_cfg(config).train()

@@ -90,6 +90,7 @@ def test_the_set_is_what_a_plain_loop_finds(detector, pool, tmp_path, capsys):
     made_by = read_made_by(path)
     number = sum(len(boxes) for _, boxes, *_ in expected)
     assert made_by['pictures'] == 6 and made_by['false_positives'] == number
+    assert made_by['surest'] == expected[0][3][0]
     for image in read_background(path):
         assert image.img_id == os.path.splitext(os.path.relpath(image.file, pool))[0]
         height, width = cv2.imread(image.file).shape[:2]
@@ -259,9 +260,12 @@ def test_bad_input_is_one_sentence(detector, pool, tmp_path, capsys):
         assert 'whole number from 1 on, not 0' in capsys.readouterr().err
     out = tmp_path / 'out'
     path = mine_here(detector, pool, out, '--score-thr', 1.1)
-    assert (
-        'fires in none of the 4 pictures at a score of 1.1' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    surest = max(
+        i[3][0] for i in plain_loop(detector, pool, 0.05, 1) if '/' not in i[0]
     )
+    assert 'fires in none of the 4 pictures at a score of 1.1' in said
+    assert f'its surest detection has {surest:.2g}. If' in said
     assert list(read_background(path)) == []
     with pytest.raises(
         SystemExit, match='out has a background set, .* another score_thr'
