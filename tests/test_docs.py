@@ -52,6 +52,7 @@ ELSEWHERE = {
     'python tools/make_lookalikes.py': 'tests/mining/test_mmrotate.py',
     'python tools/hardest_images.py CONFIG': 'tests/reports/test_hardest_images.py',
     'python tools/new_data_set.py': 'tests/test_own_data_docs.py',
+    'python tools/offline_bootstrap.py': 'tests/studies/test_offline_bootstrap.py',
     'python tools/prepare_proposals.py': 'tests/tools/test_prepare_proposals.py',
     'python tools/publish.py': 'tests/test_own_data_docs.py',
     'python tools/test.py': 'tests/tools/test_train_and_test.py',

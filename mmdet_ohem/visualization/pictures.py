@@ -7,7 +7,6 @@ import cv2
 import mmcv
 import numpy as np
 import torch
-from mmdet.evaluation.functional.mean_ap import tpfp_default
 from mmdet.models.detectors import TwoStageDetector
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.dataset import BaseDataset, pseudo_collate
@@ -15,7 +14,7 @@ from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 from torch import Tensor
 
-from mmdet_ohem.mining import Mining, watched
+from mmdet_ohem.mining import Mining, box_iou, watched
 from mmdet_ohem.visualization.labels import PAD, leader, place_labels, text_size
 
 # RGB from Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -140,31 +139,42 @@ def judge(
 ) -> tuple[Tensor, Tensor]:
     """Which detections are right and which are false positives, by VOC's rule.
 
+    MMDetection's `tpfp_default` does this for upright boxes alone.
+
     Args:
-        found: D detections, with bboxes, scores and labels.
+        found: D detections, with bboxes (D, 4) or (D, 5), see `box_iou`, scores and
+            labels.
         truth: ground truth, with bboxes and labels.
         ignored: the same, of difficult objects and crowds.
 
     Returns:
-        (D,) bool twice; a detection of what is ignored is neither. MMDetection's rule
-        is of upright boxes: rotated ones are not judged, and none is called false.
+        (D,) bool twice; a detection of what is ignored is neither. Where detections
+        and ground truth are boxes of different kinds, none is called false.
     """
     right, false = torch.zeros(2, len(found), dtype=torch.bool)
-    if found.bboxes.shape[1] != 4:
-        return ~right, false
-    boxes_of, ignored_of = (
-        get_box_tensor(part.bboxes).cpu().numpy().reshape(-1, 4)
-        for part in (truth, ignored)
+    objects, others = (
+        get_box_tensor(part.bboxes).cpu().float() for part in (truth, ignored)
     )
+    numbers = found.bboxes.shape[1]
+    if any(len(part) and part.shape[1] != numbers for part in (objects, others)):
+        return ~right, false
     for label in found.labels.unique():
-        inds = (found.labels == label).nonzero().flatten()
-        tp, fp = tpfp_default(
-            torch.cat([found.bboxes, found.scores[:, None]], 1)[inds].numpy(),
-            boxes_of[(truth.labels == label).cpu().numpy()],
-            ignored_of[(ignored.labels == label).cpu().numpy()],
-            FOUND_IOU,
-        )
-        right[inds], false[inds] = (torch.from_numpy(part[0] > 0) for part in (tp, fp))
+        of_truth = objects[truth.labels.cpu() == label]
+        of_ignored = others[ignored.labels.cpu() == label]
+        owners = [boxes for boxes in (of_truth, of_ignored) if len(boxes)]
+        taken = set()
+        for i in found.scores.argsort(descending=True, stable=True).tolist():
+            if found.labels[i] != label:
+                continue
+            overlap, owner = 0.0, -1
+            if owners:
+                overlaps = box_iou(found.bboxes[i : i + 1].float(), torch.cat(owners))
+                overlap, owner = (part.item() for part in overlaps[0].max(dim=0))
+            if overlap < FOUND_IOU or owner in taken:
+                false[i] = True
+            elif owner < len(of_truth):
+                right[i] = True
+                taken.add(owner)
     return right, false
 
 

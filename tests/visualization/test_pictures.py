@@ -1,8 +1,13 @@
+import math
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.evaluation.functional.mean_ap import tpfp_default
 from mmengine.structures import InstanceData
+from support.detection_reference import check_apart, draw_until_decided, random_seed
+from support.reference import iou, random_boxes
 from support.rotated_boxes import polygon_iou
 
 from mmdet_ohem.visualization.pictures import (
@@ -102,6 +107,60 @@ def test_detections_are_right_false_or_on_what_is_ignored():
     nothing = instances([], [])
     right, false = judge(found, nothing, nothing)
     assert not right.any() and false.all()
+
+
+def as_rotated(boxes: torch.Tensor, angle: float) -> torch.Tensor:
+    """Upright boxes (N, 4) as rotated ones (N, 5), all turned about the origin."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).unbind(1)
+    cos, sin = math.cos(angle), math.sin(angle)
+    centre = torch.stack([x * cos - y * sin, x * sin + y * cos], dim=1)
+    return torch.cat([centre, sides, torch.full_like(sides[:, :1], angle)], dim=1)
+
+
+@draw_until_decided
+def test_detections_are_judged_as_mmdetection_judges_upright_ones():
+    """Turned with everything else a detection is as right as before."""
+    rng = np.random.default_rng(random_seed())
+    truth, ignored, found = (
+        InstanceData(
+            bboxes=torch.from_numpy(random_boxes(rng, number, 60, 60)),
+            labels=torch.from_numpy(rng.integers(0, 3, number)),
+            scores=torch.from_numpy(rng.permutation(number) / number),
+        )
+        for number in (12, 4, 80)
+    )
+    for box in found.bboxes.numpy():
+        for other in (*truth.bboxes.numpy(), *ignored.bboxes.numpy()):
+            check_apart(iou(box, other), 0.5)
+    right, false = torch.zeros(2, 80, dtype=torch.bool)
+    for label in range(3):
+        inds = (found.labels == label).nonzero().flatten()
+        rows = torch.cat([found.bboxes, found.scores[:, None]], dim=1)[inds]
+        of_class = [
+            part.bboxes[part.labels == label].numpy() for part in (truth, ignored)
+        ]
+        tp, fp = tpfp_default(rows.numpy(), *of_class, 0.5)
+        right[inds], false[inds] = (
+            torch.from_numpy(tp[0] > 0),
+            torch.from_numpy(fp[0] > 0),
+        )
+    assert right.any() and false.any() and not (right | false).all()
+    for angle in (None, 0.0, 0.4):
+        parts = [part.clone() for part in (found, truth, ignored)]
+        if angle is not None:
+            for part in parts:
+                part.bboxes = as_rotated(part.bboxes, angle)
+        judged = judge(*parts)
+        assert judged[0].equal(right) and judged[1].equal(false), angle
+
+
+def test_boxes_of_another_kind_call_nothing_false():
+    found = instances([[0, 0, 10, 10]], [0], [0.9])
+    found.bboxes = as_rotated(found.bboxes, 0.1)
+    truth = instances([[50, 50, 60, 60]], [0])
+    right, false = judge(found, truth, instances([], []))
+    assert right.all() and not false.any()
 
 
 def test_a_loss_of_zero_has_no_sign():
