@@ -303,7 +303,8 @@ def test_the_config_with_pictures_without_objects_trains_on_them(tmp_path):
     *others, store, pack = background.pop('pipeline')
     assert others == own.pipeline[:-2] and pack == own.pipeline[-1]
     assert store.store == 'work_dirs/mined/proposals'
-    hook, by_hand = blocks('py', ROOT / 'docs' / 'false_positives.md')
+    hook, by_hand, platelets = blocks('py', ROOT / 'docs' / 'false_positives.md')
+    assert Config.fromstring(platelets, '.py').ignored_classes == ('RBC', 'WBC')
     (hook,) = Config.fromstring(hook, '.py').default_hooks.values()
     assert HOOKS.build(hook)
     expected = eval(by_hand, dict(classes=own.metainfo.classes, train_pipeline=[]))
