@@ -107,16 +107,16 @@ def set_sampler(config: Config, name: str) -> None:
 def _make_libra(config: Config) -> None:
     """Libra R-CNN outside the RoI head: the balanced pyramid after an FPN, and the
     bound on the background that an RPN samples."""
-    neck = config.model.get('neck')
-    if neck and type_name(neck) == 'FPN':
+    necks = as_list(config.model.get('neck') or [])
+    if necks and type_name(necks[-1]) == 'FPN':
         balanced = dict(
             type='BFP',
-            in_channels=neck.out_channels,
-            num_levels=neck.num_outs,
-            refine_level=min(BFP_REFINE_LEVEL, neck.num_outs - 1),
+            in_channels=necks[-1].out_channels,
+            num_levels=necks[-1].num_outs,
+            refine_level=min(BFP_REFINE_LEVEL, necks[-1].num_outs - 1),
             refine_type='non_local',
         )
-        config.model.neck = [neck, _of_mmdet(ConfigDict(balanced), config)]
+        config.model.neck = [*necks, _of_mmdet(ConfigDict(balanced), config)]
     rpn = config.model.train_cfg.get('rpn')
     if rpn and type_name(rpn.sampler) == 'RandomSampler':
         rpn.sampler.neg_pos_ub = LIBRA_RPN_NEG_POS_UB

@@ -134,6 +134,13 @@ def test_whole_methods_are_those_of_mmdetections_configs(sampler, theirs):
     assert config.model.to_dict() == theirs.model.to_dict()
 
 
+def test_libra_rcnn_itself_stays():
+    config = get_config('mmdet::libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco.py')
+    before = config.model.to_dict()
+    set_sampler(config, 'libra')
+    assert config.model.to_dict() == before
+
+
 @pytest.mark.parametrize('sampler', ['libra', 'pisa', 'focal'])
 def test_a_loss_that_a_head_does_not_have_is_not_replaced(sampler):
     config = get_config(FASTER_RCNN)
