@@ -9,8 +9,9 @@ import math
 
 import torch
 from mmdet.models.losses import FocalLoss, accuracy
-from mmdet.registry import MODELS
 from torch import Tensor
+
+from mmdet_ohem.registry import MODELS
 
 # The share of foreground that a new network expects (Lin et al., ICCV 2017, section
 # 4.1). There it is the first bias of the classifier; RoI heads have no setting for

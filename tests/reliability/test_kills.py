@@ -334,7 +334,7 @@ def test_mining(server, config, with_rpn, pool, tmp_path, jobs, needs_boxes):
         ]
 
     expected = mined(tmp_path / 'unbroken')
-    assert len(expected) == 2 + needs_boxes and len(expected[-2].splitlines()) > 8
+    assert len(expected) == 3 and len(expected[-2].splitlines()) > 8
 
     def make_command(number):
         out = tmp_path / str(number) / 'out'
