@@ -158,23 +158,21 @@ def judge(
     numbers = found.bboxes.shape[1]
     if any(len(part) and part.shape[1] != numbers for part in (objects, others)):
         return ~right, false
-    for label in found.labels.unique():
-        of_truth = objects[truth.labels.cpu() == label]
-        of_ignored = others[ignored.labels.cpu() == label]
-        owners = [boxes for boxes in (of_truth, of_ignored) if len(boxes)]
-        taken = set()
-        for i in found.scores.argsort(descending=True, stable=True).tolist():
-            if found.labels[i] != label:
-                continue
-            overlap, owner = 0.0, -1
-            if owners:
-                overlaps = box_iou(found.bboxes[i : i + 1].float(), torch.cat(owners))
-                overlap, owner = (part.item() for part in overlaps[0].max(dim=0))
-            if overlap < FOUND_IOU or owner in taken:
-                false[i] = True
-            elif owner < len(of_truth):
-                right[i] = True
-                taken.add(owner)
+    owners = torch.cat([part.reshape(-1, numbers) for part in (objects, others)])
+    labels = torch.cat([truth.labels, ignored.labels]).cpu()
+    overlaps = box_iou(found.bboxes.float(), owners)
+    overlaps[found.labels[:, None] != labels] = 0
+    # The last column stands for no object at all.
+    overlaps = torch.cat([overlaps, torch.zeros(len(found), 1)], dim=1)
+    best, owner_of = overlaps.max(dim=1)
+    taken = set()
+    for i in found.scores.argsort(descending=True, stable=True).tolist():
+        owner = int(owner_of[i])
+        if best[i] < FOUND_IOU or owner in taken:
+            false[i] = True
+        elif owner < len(objects):
+            right[i] = True
+            taken.add(owner)
     return right, false
 
 
