@@ -23,7 +23,7 @@ from mmdet_ohem.datasets import (
 from mmdet_ohem.proposals import ProposalStore, clean_boxes, write_store
 from mmdet_ohem.runs.budget import budget_unit, set_budget
 from mmdet_ohem.runs.child import start_tool
-from mmdet_ohem.runs.mine import BACKGROUND, PROPOSALS, refuse_known
+from mmdet_ohem.runs.mine import BACKGROUND, PROPOSALS, differing, refuse_known
 from mmdet_ohem.whole_file import only_one, whole_file
 
 HELD_OUT = 5  # one picture in so many is never trained on
@@ -256,11 +256,10 @@ def table(results: list[dict]) -> str:
 def _write_settings(path: Path, settings: dict) -> None:
     """Write the settings, or find that they are the same; else FileExistsError."""
     there = json.loads(path.read_text()) if path.exists() else settings
-    differing = [key for key in settings if there.get(key) != settings[key]]
-    if differing:
+    if others := differing(there, settings):
         raise FileExistsError(
-            f'{path} is of a bootstrapping with another {" and ".join(differing)}: '
-            'choose another --work-dir, or remove this one.'
+            f'{path} is of a bootstrapping with another {others}: choose another '
+            '--work-dir, or remove this one.'
         )
     with whole_file(path) as partial:
         partial.write_text(json.dumps(settings))

@@ -160,12 +160,16 @@ def _made_by(
 
 
 def _check_same(there: dict, made_by: dict, folder: Path) -> None:
-    differing = [key for key in made_by if there.get(key) != made_by[key]]
-    if differing:
+    if others := differing(there, made_by):
         raise FileExistsError(
             f'{folder} has a background set, or a part of one, that was made with '
-            f'another {" and ".join(differing)}: choose another --out, or remove it.'
+            f'another {others}: choose another --out, or remove it.'
         )
+
+
+def differing(there: dict, wanted: dict) -> str:
+    """The keys of some settings that have another value there, for a sentence."""
+    return ' and '.join(key for key in wanted if there.get(key) != wanted[key])
 
 
 def refuse_known(config: Config, files: list[str], folder: Path) -> None:
