@@ -42,12 +42,16 @@ def write_report(results: list[dict], curves: dict, folder: str | os.PathLike) -
 
 def table(results: list[dict]) -> str:
     """A Markdown table: means of the seeds, one row per sampler."""
-    alarms = [name for name in results[0] if name.startswith('background/')]
+    more = [
+        name
+        for name in results[0]
+        if name in ('AP50', 'AP75') or name.startswith('background/')
+    ]
     heads = [
         name.replace('background/fp_per_image@recall', FALSE_POSITIVES).replace(
             'background/false_alarms@', FALSE_ALARMS
         )
-        for name in alarms
+        for name in more
     ]
     has_rates = 'lr' in results[0]
     rows = [
@@ -68,7 +72,7 @@ def table(results: list[dict]) -> str:
             f'| {_mean(of_sampler, "loss_all_rois", ".3f")} '
             f'| {seconds:.2f} ({_runs_at_a_time(of_sampler)}) '
             f'| {_mean(of_sampler, "memory_mb", ".0f")} |'
-            + ''.join(f' {_mean(of_sampler, name, ".3f")} |' for name in alarms)
+            + ''.join(f' {_mean(of_sampler, name, ".3f")} |' for name in more)
         )
     return '\n'.join(rows) + '\n'
 
@@ -112,7 +116,7 @@ def _runs_at_a_time(results: list[dict]) -> str:
 
 
 def _mean(results: list[dict], key: str, form: str) -> str:
-    values = [result[key] for result in results]
+    values = [result.get(key) for result in results]
     if None in values:
         return '-'
     mean = statistics.mean(values)

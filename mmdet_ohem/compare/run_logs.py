@@ -66,6 +66,7 @@ class RunLogs:
         return dict(
             metric=metric,
             mAP=scores[metric],
+            **_at_ious(scores, metric),
             seconds_per_iteration=statistics.median(self.curve('time').values()),
             runs_at_a_time=seen['runs_at_a_time'],
             # Of the tensors on a GPU, or of the process.
@@ -99,6 +100,15 @@ def read_test(folder: Path, name: str) -> tuple[str, dict]:
             'that does.'
         )
     return metric, scores
+
+
+def _at_ious(scores: dict, metric: str) -> dict[str, float]:
+    """AP50 and AP75, where the mAP is a mean over IoUs and both are given."""
+    for start in (f'{metric}_', metric.replace('mAP', 'AP')):
+        # coco/bbox_mAP_50; pascal_voc/AP50, dota/AP50, lvis/bbox_AP50
+        if f'{start}50' in scores and f'{start}75' in scores:
+            return {f'AP{iou}': scores[f'{start}{iou}'] for iou in (50, 75)}
+    return {}
 
 
 def _false_alarms(scores: dict) -> dict:

@@ -254,6 +254,30 @@ def test_the_result_worked_out_by_hand(prefix, tmp_path):
     )
 
 
+# The keys of CocoMetric, LVISMetric, VOCMetric with several iou_thrs and MMRotate's
+# DOTAMetric; and of VOCMetric with its one threshold.
+@pytest.mark.parametrize(
+    ('metric', 'start', 'expected'),
+    [
+        ('coco/bbox_mAP', 'coco/bbox_mAP_', {'AP50': 0.9, 'AP75': 0.4}),
+        ('lvis/bbox_AP', 'lvis/bbox_AP', {'AP50': 0.9, 'AP75': 0.4}),
+        ('pascal_voc/mAP', 'pascal_voc/AP', {'AP50': 0.9, 'AP75': 0.4}),
+        ('dota/mAP', 'dota/AP', {'AP50': 0.9, 'AP75': 0.4}),
+        ('pascal_voc/mAP', 'pascal_voc/AP', {}),
+    ],
+)
+def test_ap50_and_ap75_of_a_mean_over_ious(metric, start, expected, tmp_path):
+    scores = {metric: 0.5, f'{start}50': 0.9}
+    if expected:
+        scores[f'{start}75'] = 0.4
+    write_logs(tmp_path, scores, [{'step': 1, 'loss': 1, 'time': 1}])
+    run = a_run(tmp_path)
+    run.logs.save_highest(runs_at_a_time=1)
+    run.save_result()
+    result = json.loads(run.logs.result_file.read_text())
+    assert {key: result[key] for key in ('AP50', 'AP75') if key in result} == expected
+
+
 @pytest.mark.parametrize('sampler', ['focal', 'libra', 'pisa'])
 def test_another_loss_is_not_held_against_the_others(tmp_path, sampler):
     line = {'step': 1, 'loss': 1, 'time': 1, 'mining/loss_all_rois': 0.1}

@@ -45,6 +45,19 @@ def test_columns_of_the_background_worked_out_by_hand():
     assert ohem.endswith('| 100 | not reached | 0.000 |')
 
 
+def test_columns_of_a_mean_over_ious_worked_out_by_hand():
+    results = [
+        result('random', 0, 0.5, AP50=0.75, AP75=0.25),
+        result('random', 1, 0.5, AP50=0.25, AP75=0.5),
+        result('ohem', 0, 0.75),  # tested by an older version
+    ]
+    head, line, random, ohem = table(results).splitlines()
+    assert head.endswith('| memory, MB | AP50 | AP75 |')
+    assert line == '|---|---|---|---|---|---|---|---|---|'
+    assert random.endswith('| 100 | 0.500 | 0.375 |')
+    assert ohem.endswith('| 100 | - | - |')
+
+
 @pytest.mark.parametrize('samplers', [['ohem'], ['random', 'ohem'], list(LABELS)])
 def test_nothing_is_cut_off_in_the_picture(samplers):
     results = [result(sampler, 0, 0.5) for sampler in samplers]
