@@ -4,13 +4,13 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from mmdet_ohem.datasets import picture_files
 from mmdet_ohem.runs import (
     PictureDetector,
     add_config_arguments,
+    add_device_argument,
     detect_pictures,
     errors_as_sentences,
     load_config,
@@ -37,11 +37,7 @@ def parse_args() -> argparse.Namespace:
         default=0.3,
         help='the lowest score that is drawn (default: 0.3); the JSON has all',
     )
-    parser.add_argument(
-        '--device',
-        default='cuda:0' if torch.cuda.is_available() else 'cpu',
-        help='the GPU if there is one, if left out',
-    )
+    add_device_argument(parser)
     add_config_arguments(parser)
     return parser.parse_args()
 

@@ -17,6 +17,7 @@ from mmdet_ohem.checkpoint import numbered_checkpoints
 from mmdet_ohem.config import as_list, is_type
 from mmdet_ohem.runs import (
     add_config_arguments,
+    add_device_argument,
     check_data,
     errors_as_sentences,
     load_config,
@@ -49,7 +50,7 @@ def parse_args() -> argparse.Namespace:
         'its detections stand beside those of the first',
     )
     parser.add_argument('--num', type=int, default=6, help='images on each picture')
-    parser.add_argument('--device', default='cpu')
+    add_device_argument(parser)
     add_config_arguments(parser)
     return parser.parse_args()
 

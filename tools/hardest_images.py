@@ -11,9 +11,11 @@ from mmdet_ohem.checkpoint import numbered_checkpoints
 from mmdet_ohem.reports import count_found, find_hardest, read_spoilt, write_report
 from mmdet_ohem.runs import (
     add_config_arguments,
+    add_device_argument,
     check_data,
     errors_as_sentences,
     load_config,
+    to_device,
 )
 
 
@@ -38,7 +40,7 @@ def parse_args() -> argparse.Namespace:
         help='corrupted.json of tools/corrupt_labels.py: say how many of its labels '
         'are in the first tenth of the list',
     )
-    parser.add_argument('--device', default='cpu')
+    add_device_argument(parser)
     add_config_arguments(parser)
     return parser.parse_args()
 
@@ -66,7 +68,7 @@ def main() -> None:
         checkpoints = find_checkpoints(args.checkpoints)
         spoilt = read_spoilt(args.corrupted) if args.corrupted else []
         init_default_scope(cfg.get('default_scope') or 'mmdet')
-        detector = MODELS.build(cfg.model).to(args.device)
+        detector = to_device(MODELS.build(cfg.model), args.device)
         dataset = DATASETS.build(cfg.train_dataloader.dataset)
         report = find_hardest(detector, dataset, checkpoints, progress=tqdm)
         write_report(report, cfg.work_dir, args.num)

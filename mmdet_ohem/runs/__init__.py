@@ -10,11 +10,12 @@ from mmdet_ohem.runs.check_gpu import check_gpu
 from mmdet_ohem.runs.check_score_thr import check_score_thr
 from mmdet_ohem.runs.child import start_tool
 from mmdet_ohem.runs.detect import PictureDetector, detect_pictures
-from mmdet_ohem.runs.detector import load_detector, load_weights
+from mmdet_ohem.runs.detector import load_detector, load_weights, to_device
 from mmdet_ohem.runs.launch import (
     add_background_arguments,
     add_budget_argument,
     add_config_arguments,
+    add_device_argument,
     add_launcher_arguments,
     add_mining_arguments,
     add_options_argument,
@@ -62,6 +63,7 @@ __all__ = [
     'add_background_arguments',
     'add_budget_argument',
     'add_config_arguments',
+    'add_device_argument',
     'add_launcher_arguments',
     'add_mining_arguments',
     'add_options_argument',
@@ -93,6 +95,7 @@ __all__ = [
     'set_budget',
     'small_configs',
     'start_tool',
+    'to_device',
     'wants_masks',
     'wants_proposals',
 ]

@@ -50,8 +50,17 @@ def load_detector(
             f"the config's ({', '.join(expected)}): give the config that it was "
             'trained with.'
         )
+    return to_device(detector, device).eval()
+
+
+def to_device(detector: BaseDetector, device: str) -> BaseDetector:
+    """Move a detector.
+
+    Raises:
+        ValueError: there is no such device.
+    """
     try:
-        return detector.to(device).eval()
+        return detector.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f'The device {device} is not there: {error}') from error
 

@@ -125,6 +125,15 @@ def add_options_argument(parser: ArgumentParser) -> None:
     )
 
 
+def add_device_argument(parser: ArgumentParser) -> None:
+    """The flag of tools that look at what a trained detector does, in one process."""
+    parser.add_argument(
+        '--device',
+        default='cuda:0' if torch.cuda.is_available() else 'cpu',
+        help='the GPU if there is one, if left out',
+    )
+
+
 def add_budget_argument(parser: ArgumentParser) -> None:
     """The flag of `set_budget`."""
     parser.add_argument(

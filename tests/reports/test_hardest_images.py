@@ -264,6 +264,11 @@ def test_the_tool_finds_the_checkpoints_of_a_work_dir(lookalikes, tmp_path, caps
             *('tools/hardest_images.py', tmp_path / 'random.py', tmp_path),
             *('--corrupted', corrupted),
         )
+    with pytest.raises(SystemExit, match='The device cuda:99 is not there'):
+        run_tool_here(
+            *('tools/hardest_images.py', tmp_path / 'random.py', tmp_path),
+            *('--device', 'cuda:99'),
+        )
 
 
 @pytest.mark.parametrize(
