@@ -2,13 +2,17 @@
 
 import warnings
 from types import SimpleNamespace
+from typing import ClassVar
 
+import mmcv
 import numpy as np
 import pytest
 import torch
 from mmcv.ops import RoIAlign, nms
 from mmdet.registry import HOOKS
+from mmdet.structures import DetDataSample
 from mmengine.logging import MessageHub
+from mmengine.structures import InstanceData
 from studies import iterations
 from support.reference import random_boxes
 from support.reference import select_hard_rois as plain_select_hard_rois
@@ -27,6 +31,7 @@ from mmdet_ohem.models import RoIPoolExtractor
 from mmdet_ohem.models.box_voting import vote_boxes
 from mmdet_ohem.models.roi_pool import BLOCK_ON_GPU, caffe_roi_pool
 from mmdet_ohem.models.vgg import Float32LocalResponseNorm
+from mmdet_ohem.visualization import draw_detections
 
 DEVICE = 'cuda'
 pytestmark = [
@@ -297,3 +302,27 @@ def test_selection_is_timed_on_the_gpu(monkeypatch):
     monkeypatch.setattr(iterations, 'select_hard_rois', select)
     (row,) = iterations.time_selection(DEVICE, sizes=(500,))
     assert row.seconds > 0 and set(devices) == {DEVICE}
+
+
+class _Dataset(list):
+    metainfo: ClassVar = dict(classes=('cat',))
+
+
+def test_detections_on_the_gpu_are_drawn(tmp_path):
+    """test_step leaves the ground truth on the device too."""
+    mmcv.imwrite(np.full((60, 80, 3), 255, np.uint8), str(tmp_path / 'a.png'))
+    boxes = torch.tensor([[5.0, 5, 30, 30], [40, 20, 70, 50]])
+    labels = torch.zeros(2, dtype=torch.int64)
+    dataset = _Dataset([{}])
+    pictures = []
+    for device in ('cpu', DEVICE):
+        sample = DetDataSample(metainfo=dict(img_path=str(tmp_path / 'a.png')))
+        sample.gt_instances = InstanceData(bboxes=boxes[:1], labels=labels[:1])
+        sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=labels[:0])
+        sample.pred_instances = InstanceData(
+            bboxes=boxes, labels=labels, scores=torch.tensor([0.9, 0.8])
+        )
+        sample = sample.to(device)
+        detector = SimpleNamespace(test_step=lambda batch, found=sample: [found])
+        pictures.append(draw_detections(detector, dataset, 0))
+    assert np.array_equal(*pictures)

@@ -61,8 +61,9 @@ def read_config(args: argparse.Namespace) -> Config:
     for checkpoint in filter(None, (args.checkpoint, args.beside)):
         if not Path(checkpoint).is_file():
             raise FileNotFoundError(f'There is no checkpoint {checkpoint}.')
-    stages = as_list(cfg.model.train_cfg.rcnn)
-    if not any(is_type(stage.sampler, OHEMSampler) for stage in stages):
+    stages = as_list((cfg.model.get('train_cfg') or {}).get('rcnn') or {})
+    samplers = [stage.sampler for stage in stages if 'sampler' in stage]
+    if not any(is_type(sampler, OHEMSampler) for sampler in samplers):
         raise ValueError(
             f'{args.config} has no mmdet_ohem.OHEMSampler in model.train_cfg.rcnn: '
             'there are no mined RoIs to draw.'

@@ -122,7 +122,7 @@ def draw_detections(
     with torch.no_grad():
         sample = detector.test_step(pseudo_collate([data]))[0]
     image = mmcv.imread(sample.img_path, channel_order='rgb')
-    gt_bboxes = get_box_tensor(sample.gt_instances.bboxes)
+    gt_bboxes = get_box_tensor(sample.gt_instances.bboxes).cpu()
     classes = dataset.metainfo['classes']
     found = sample.pred_instances.cpu()
     found = found[found.scores >= score_thr]

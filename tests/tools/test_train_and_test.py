@@ -279,6 +279,11 @@ def test_pictures_need_the_sampler_whose_rois_they_show(trained, lookalikes, tmp
     config = small_config(tmp_path / 'random.py', lookalikes, RANDOM)
     with pytest.raises(SystemExit, match='has no mmdet_ohem.OHEMSampler'):
         run_tool_here('tools/draw_pictures.py', config, work_dir / 'iter_6.pth')
+    one_stage = tmp_path / 'one_stage.py'
+    text = f'_base_ = {str(config)!r}\nmodel = dict(train_cfg=dict(_delete_=True))\n'
+    one_stage.write_text(text)
+    with pytest.raises(SystemExit, match='has no mmdet_ohem.OHEMSampler'):
+        run_tool_here('tools/draw_pictures.py', one_stage, work_dir / 'iter_6.pth')
 
 
 @pytest.mark.parametrize(
