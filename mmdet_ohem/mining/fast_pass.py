@@ -89,9 +89,10 @@ def takes_fast_pass(roi_head: nn.Module, stage: int | None) -> bool:
     """Whether the RoI head is known to treat each RoI for itself, with softmax and
     (smooth) L1 loss on deltas as MMDetection's BBoxHead computes them.
 
-    What is not known takes the plain way: a ``forward``, ``get_targets`` or ``loss`` of
-    a user's own, layers from elsewhere than PyTorch, OpenMMLab's packages and this
-    one, and batch normalisation without running statistics, which relates the RoIs.
+    What is not known takes the plain way: a ``forward``, ``get_targets``, ``loss`` or
+    ``loss_and_target`` of a user's own, layers from elsewhere than PyTorch, OpenMMLab's
+    packages and this one, and batch normalisation without running statistics, which
+    relates the RoIs.
     """
     bbox_head, extractor = roi_head.bbox_head, roi_head.bbox_roi_extractor
     own_class = StandardRoIHead
@@ -106,6 +107,7 @@ def takes_fast_pass(roi_head: nn.Module, stage: int | None) -> bool:
         type(roi_head)._bbox_forward is own_class._bbox_forward
         and isinstance(bbox_head, BBoxHead)
         and head_type.loss is BBoxHead.loss
+        and head_type.loss_and_target is BBoxHead.loss_and_target
         and _is_known(head_type.get_targets)
         and _is_known(head_type._get_targets_single)
         and _is_known(head_type.forward)

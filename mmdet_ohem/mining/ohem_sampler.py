@@ -1,4 +1,4 @@
-"""OHEMSampler: hands a RoI head's proposals to mining.py, returns a SamplingResult."""
+"""OHEMSampler: ranks the RoIs of an image by loss, and returns a SamplingResult."""
 
 import warnings
 from dataclasses import dataclass

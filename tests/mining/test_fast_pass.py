@@ -274,6 +274,13 @@ class OwnTargets(Shared2FCBBoxHead):
         return super()._get_targets_single(*args, **kwargs)
 
 
+class OwnLossAndTarget(Shared2FCBBoxHead):
+    """Which MMDetection's RoI heads call in training."""
+
+    def loss_and_target(self, *args, **kwargs):
+        return super().loss_and_target(*args, **kwargs)
+
+
 class OwnExtractor(RoIPoolExtractor):
     """Features of a RoI less the mean of all."""
 
@@ -323,7 +330,7 @@ def test_only_what_is_known_is_split():
     known.bbox_head = MODELS.build(shared_2fc(Shared2FCBBoxHead))
     assert takes_fast_pass(known, None)
 
-    for bbox_head in (RelatesRoIs, OwnTargets):
+    for bbox_head in (RelatesRoIs, OwnTargets, OwnLossAndTarget):
         roi_head = build_roi_head()
         roi_head.bbox_head = MODELS.build(shared_2fc(bbox_head))
         assert not takes_fast_pass(roi_head, None), bbox_head
