@@ -107,7 +107,8 @@ def _rank(
         assign_result,
         pred_instances,
         gt_instances,
-        getattr(sampler, 'add_gt_as_proposals', True),
+        # Of MMDetection's samplers the pseudo samplers alone do not have it.
+        getattr(sampler, 'add_gt_as_proposals', False),
     )
     losses = candidate_losses(roi_head, candidates, feats, stage)
     candidate_of = torch.full(

@@ -162,7 +162,7 @@ def find_hardest(
         ValueError: a checkpoint is of another config, an image cannot be read, or the
             pipeline drops or the sampler leaves out ground-truth boxes.
     """
-    if not getattr(samplers_of(detector.roi_head)[0], 'add_gt_as_proposals', True):
+    if not getattr(samplers_of(detector.roi_head)[0], 'add_gt_as_proposals', False):
         raise ValueError(
             'The hardest ground-truth boxes are ranked by their own loss as RoIs: set '
             'add_gt_as_proposals=True in train_cfg.rcnn.sampler.'

@@ -59,6 +59,20 @@ def test_the_losses_of_all_rois_are_the_same_for_every_sampler(sampler):
         assert (np.diff(mining.losses[mining.mined].numpy()) <= 0).all()
 
 
+def test_a_pseudo_sampler_is_not_given_the_ground_truth():
+    SAMPLER = dict(type='PseudoSampler')
+    config = dict(stage_config(), sampler=SAMPLER)
+    roi_head = build_from(config, head_config())
+    feats, gt_instances, proposals = make_image(0)
+    with watched(roi_head) as rankings:
+        result = mine(roi_head, feats, gt_instances, proposals)
+    ((mining,),) = rankings
+    sampled = torch.cat([result.pos_priors, result.neg_priors])
+    boxes = mining.candidates.boxes[mining.mined]
+    assert sorted(boxes.tolist()) == sorted(sampled.tolist())
+    assert len(mining.candidates) == len(proposals.priors)
+
+
 def test_watching_changes_neither_the_sample_nor_the_random_state():
     roi_head = build('random')
     image = make_image(0)
