@@ -243,9 +243,21 @@ class BackgroundDataset(BaseDetDataset):
         images: dict[str, FalsePositives] = {}
         for path in self.background_set:
             for image in read_background(path):
+                if not os.path.isfile(image.file):
+                    raise FileNotFoundError(
+                        f'The picture {image.file} of the background set {path} is '
+                        f'missing: {REMAKE} again.'
+                    )
                 known = images.setdefault(image.img_id, image)
-                if known is not image:  # an earlier set has it
-                    known.boxes += image.boxes
+                if known is image:
+                    continue
+                if not os.path.samefile(known.file, image.file):
+                    raise ValueError(
+                        f'{known.file} and {image.file} are both called '
+                        f'{image.img_id} in their background sets: mine both pools in '
+                        'one call of tools/mine_background.py, with a list of pictures.'
+                    )
+                known.boxes += image.boxes
         whole, parts = set(), {}
         for path in self.background_set:
             of_set, of_images = read_struck_off(Path(path).parent / STRUCK_OFF, images)
@@ -254,11 +266,6 @@ class BackgroundDataset(BaseDetDataset):
                 parts.setdefault(img_id, []).extend(boxes)
         found = []
         for img_id, image in images.items():
-            if not os.path.isfile(image.file):
-                raise FileNotFoundError(
-                    f'The picture {image.file} of the background set '
-                    f'{self.background_set[0]} is missing: {REMAKE} again.'
-                )
             struck = parts.get(img_id, [])
             corners = {tuple(map(round, box)) for box in image.boxes}
             if img_id not in whole and not corners.issubset(struck):

@@ -291,8 +291,14 @@ def with_background(
         The loader; it replaces the whole one that is inherited.
 
     Raises:
-        ValueError: no picture of a batch would be background.
+        ValueError: no picture of a batch would be background, or ``share`` is no
+            fraction.
     """
+    if share is not None and not 0 < share < 1:
+        raise ValueError(
+            f'share is {share}; it must be the fraction of each batch that is '
+            'background, such as 0.25.'
+        )
     loader = copy.deepcopy(dict(train_dataloader))
     own = next(inner_datasets(loader['dataset']))
     for key in ('metainfo', 'pipeline'):
@@ -333,6 +339,11 @@ def _with_store(pipeline: list[dict], store: str) -> list[dict]:
 def check_sources(batch_size: int, source_ratio: Sequence[float]) -> None:
     """Raise ValueError where MMDetection's MultiSourceSampler would wait for ever: it
     takes no image of a data set into a batch."""
+    if min(source_ratio) < 0:
+        raise ValueError(
+            f'train_dataloader.sampler.source_ratio is {list(source_ratio)}, and a '
+            'share of a batch cannot be negative: set it to 0 or more.'
+        )
     shares = [part / sum(source_ratio) for part in source_ratio]
     counts = [int(batch_size * part / sum(source_ratio)) for part in source_ratio]
     counts[0] = batch_size - sum(counts[1:])

@@ -146,6 +146,21 @@ def test_an_unknown_name_among_what_is_struck_off_is_named(mined, line):
         build(background_set=str(mined))
 
 
+def test_pictures_of_one_name_in_two_pools_are_refused(mined, pool):
+    later = mined.parents[1] / 'later' / mined.name
+    image = false_positives(pool, 'b', [4, 4, 40, 40], suffix='.png')
+    write_background(later, dict(classes=CLASSES, images=1), [image])
+    assert ids_of(build(background_set=[str(mined), str(later)]))  # the same picture
+    image.file = str(pool / 'a.jpg')
+    write_background(later, dict(classes=CLASSES, images=1), [image])
+    with pytest.raises(ERRORS, match=r'b.png and .*a.jpg are both called b in their'):
+        build(background_set=[str(mined), str(later)])
+    image.file = 'gone.jpg'
+    write_background(later, dict(classes=CLASSES, images=1), [image])
+    with pytest.raises(ERRORS, match=r'gone.jpg of the background set .*later/'):
+        build(background_set=[str(mined), str(later)])
+
+
 def test_bad_sets_are_one_sentence(mined, pool):
     good = mined.read_text()
     lines = good.splitlines()
@@ -250,14 +265,12 @@ def test_a_share_of_each_batch_is_background(own, mined):
     assert 'sampler' not in loader and len(DATASETS.build(loader['dataset'])) == 6
 
 
-@pytest.mark.parametrize('share, least', [(0.2, 5), (0.01, 100), (1.0, None)])
+@pytest.mark.parametrize('share, least', [(0.2, 5), (0.01, 100)])
 def test_a_share_that_gives_no_image_is_refused(own, pool, share, least):
     """MMDetection's sampler would never come back."""
-    words = f'batch_size to at least {least}' if least else 'batch_size to more'
-    with pytest.raises(ERRORS, match=f'batch of 4 images holds none of .*{words}'):
+    words = f'batch of 4 images holds none of .*batch_size to at least {least}'
+    with pytest.raises(ERRORS, match=words):
         with_background(own, share=share, img_path=str(pool))
-    if least is None:
-        return
     larger = with_background(dict(own, batch_size=least), share, img_path=str(pool))
     assert larger['sampler']['batch_size'] == least
     by_hand = dict(larger, sampler=dict(larger['sampler'], batch_size=least - 1))
@@ -266,6 +279,25 @@ def test_a_share_that_gives_no_image_is_refused(own, pool, share, least):
     changed = dict(larger, batch_size=2)  # as --cfg-options would
     with pytest.raises(ERRORS, match=f'batch_size is 2, and its .* batches of {least}'):
         check_data(config_of(changed), ('train',))
+
+
+@pytest.mark.parametrize('share', [25, 1.0, 0, -0.5, float('nan')])
+def test_a_share_that_is_no_fraction_is_refused(own, pool, share):
+    with pytest.raises(ERRORS, match=f'share is {share}; it must be the fraction'):
+        with_background(own, share=share, img_path=str(pool))
+
+
+@pytest.mark.parametrize(
+    'source_ratio, words',
+    [([-24, 25], r'source_ratio is \[-24, 25\], .* negative'), ([1, 0], 'to more, or')],
+)
+def test_a_ratio_by_hand_that_never_fills_a_batch_is_refused(
+    own, pool, source_ratio, words
+):
+    loader = with_background(own, share=0.5, img_path=str(pool))
+    loader['sampler']['source_ratio'] = source_ratio
+    with pytest.raises(ERRORS, match=words):
+        check_data(config_of(loader), ('train',))
 
 
 def test_a_share_needs_a_loop_of_iterations(own, pool):

@@ -189,6 +189,7 @@ def test_bad_input_is_one_sentence(config, pool, lookalikes, tmp_path, in_this_p
         ),
         ((pool, '--budget', 1), 'budget is too small for 2 rounds'),
         ((pool, '--share', 0.1), 'batch of 2 images holds none .* at least 10'),
+        ((pool, '--share', 25), 'share is 25.*; it must be the fraction of each'),
         ((pool, '--rounds', 0), '--rounds must be 1 or more'),
     ]
     for i, ((pictures, *others), words) in enumerate(cases):
