@@ -27,7 +27,7 @@ def read_mats(
         tuple: The image's file, and boxes (R, 4) float32 in MMDetection's convention.
 
     Raises:
-        FileNotFoundError, ValueError: As in the two readers above, or files and images
+        FileNotFoundError, ValueError: As in the two readers below, or files and images
             do not match.
     """
     for path in image_paths:

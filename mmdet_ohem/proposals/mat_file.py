@@ -239,8 +239,10 @@ class _Matrix:
         flags = struct.unpack(f'{byte_order}I', flags[:4])[0]
         self.kind, self.flags = flags & 0xFF, flags >> 8
         shape = self._element(INT32, 4 * 32)
+        if len(shape) % 4:
+            raise _DamagedError(f'a variable has a shape of {len(shape)} bytes')
         self.shape = struct.unpack(f'{byte_order}{len(shape) // 4}i', shape)
-        if len(shape) % 4 or len(self.shape) < 2 or min(self.shape) < 0:
+        if len(self.shape) < 2 or min(self.shape) < 0:
             raise _DamagedError(f'a variable has the shape {self.shape}')
         self.name = self._element(INT8, LONGEST_NAME).decode('latin1')
 

@@ -139,7 +139,12 @@ def array_of(value: Array, file: BinaryIO) -> np.ndarray:
         file.seek(data.start)
         is_text, data = data.is_text, file.read(data.length)
         if is_text:
-            data = data.decode('utf-8').encode('latin1')
+            try:
+                data = data.decode('utf-8').encode('latin1')
+            except UnicodeError as error:
+                raise UnreadableError(
+                    f'an array of shape {shape} is damaged'
+                ) from error
     if not isinstance(data, bytes) or len(data) != num_bytes:
         raise UnreadableError(f'an array of shape {shape} has other data')
     if value.order not in ('C', 'F'):

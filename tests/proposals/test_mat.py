@@ -168,6 +168,9 @@ HARMFUL = dict(
     of_no_type=matrix('<', b'boxes', (1, 4), element('<', 99, b'abcd')),
     too_short=matrix('<', b'boxes', (9, 4), element('<', 2, b'abcd')),
     negative=matrix('<', b'boxes', (-1, -4), element('<', 2, b'abcd')),
+    shape_of_7_bytes=matrix('<', b'boxes', (1, 4), element('<', 2, b'abcd')).replace(
+        struct.pack('<II', 5, 8), struct.pack('<II', 5, 7)
+    ),
     flat=matrix('<', b'boxes', (4,), element('<', 2, b'abcd')),
     claim=struct.pack('<II', 14, 2**32 - 1),
     no_variable=struct.pack('<II', 99, 8) + bytes(8),

@@ -193,6 +193,7 @@ EVIL = dict(
     negative=dump_of(array(state((-1, 4), 'f4', 'x' * 16))),
     true=dump_of(array(state((True, 4), 'f4', 'x' * 16))),
     other_length=dump_of(array(state((2, 4), 'f4', 'x' * 16))),
+    no_latin1=dump_of(array(state((1, 4), 'f4', '\u0100' * 8))),
     objects=dump_of(array(state((1, 4), 'O8', 'x' * 32))),
     object_list=dump_of(array(state((1, 4), 'O', 'x' * 32))),
     sub_array=dump_of(array(state((1,), '(1,4)f4', 'x' * 16))),
