@@ -30,9 +30,12 @@ class Choice:
 
 
 def object_sizes(images: list[LabelledImage]) -> np.ndarray:
-    """The size of every object that has an area and is not ignored."""
-    sides = np.concatenate([_sides(image) for image in images])
-    return np.sqrt(sides.prod(axis=1))
+    """The size of every object that has an area and is not ignored.
+
+    Raises:
+        ValueError: there is no such object.
+    """
+    return np.sqrt(_sides(images).prod(axis=1))
 
 
 def choose_scale(images: list[LabelledImage]) -> Choice:
@@ -50,10 +53,10 @@ def choose_scale(images: list[LabelledImage]) -> Choice:
     )
     if factor == wanted:
         reason += ', three cells of the small network.'
-    elif factor > wanted:
-        reason += f', at a longer side of {SHORTEST} px, as in the examples.'
     elif factor == MOST_ENLARGED:
         reason += '; more than twice as large shows nothing new.'
+    elif factor > wanted:
+        reason += f', at a longer side of {SHORTEST} px, as in the examples.'
     else:
         reason += f"; a longer side of {LONGEST} px is Fast R-CNN's limit."
     return Choice(scale, reason)
@@ -61,8 +64,7 @@ def choose_scale(images: list[LabelledImage]) -> Choice:
 
 def choose_min_size(images: list[LabelledImage]) -> Choice:
     """The shortest side of a proposal that is worth keeping, in px."""
-    sides = np.concatenate([_sides(image) for image in images]).min(axis=1)
-    short = float(np.quantile(sides, 0.01))
+    short = float(np.quantile(_sides(images).min(axis=1), 0.01))
     value = max(2, int(short / 2))
     return Choice(
         value,
@@ -92,7 +94,14 @@ def choose_num(num_proposals: list[int]) -> Choice:
     )
 
 
-def _sides(image: LabelledImage) -> np.ndarray:
-    boxes = image.boxes[~image.ignored]
+def _sides(images: list[LabelledImage]) -> np.ndarray:
+    boxes = np.concatenate([image.boxes[~image.ignored] for image in images])
     sides = boxes[:, 2:] - boxes[:, :2]
-    return sides[(sides > 0).all(axis=1)]
+    sides = sides[(sides > 0).all(axis=1)]
+    if len(sides) == 0:
+        raise ValueError(
+            f'None of {len(images)} annotated images has an object that counts: all '
+            'are difficult, crowds or without area; annotate objects that are to be '
+            'found.'
+        )
+    return sides

@@ -158,9 +158,11 @@ def dataset_config(split: Split, name: str, folder: Path, classes: list[str]) ->
         _write_json(ann_file, coco_content(split.images, classes, source.images))
         return _coco_dataset(ann_file, source.images)
     ann_file = source.image_list
-    if ann_file is None:
+    ids = [image.img_id for image in split.images]
+    # VOCDataset takes every line as it is, blanks and repetitions too.
+    if ann_file is None or ann_file.read_text().splitlines() != ids:
         ann_file = folder / f'{name}.txt'
-        lines = ''.join(f'{image.img_id}\n' for image in split.images)
+        lines = ''.join(f'{img_id}\n' for img_id in ids)
         with whole_file(ann_file) as partial:
             partial.write_text(lines)
     return dict(

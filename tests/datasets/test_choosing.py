@@ -22,6 +22,7 @@ def images_of(size: tuple[int, int], sides: list[float]) -> list[LabelledImage]:
         ((640, 480), 100, (400, 300), 'as in the examples'),  # need not be larger
         ((800, 600), 32, (600, 450), '24 px, three cells'),  # 24 / 32 of its size
         ((300, 300), 10, (600, 600), 'more than twice'),
+        ((120, 90), 30, (240, 180), 'more than twice'),
         ((4000, 3000), 40, (1000, 750), "10 px; .*Fast R-CNN's limit"),
     ],
 )
@@ -40,6 +41,14 @@ def test_the_shortest_proposal_is_half_of_the_shortest_side():
     images = images_of((300, 300), [2, 0, 30])
     images[0].ignored[0] = True
     assert choose_min_size(images).value == 15
+
+
+@pytest.mark.parametrize('choose', [choose_scale, choose_min_size])
+def test_no_object_that_counts_is_one_sentence(choose):
+    images = images_of((300, 300), [0, 30])
+    images[0].ignored[1] = True
+    with pytest.raises(ValueError, match='None of 10 annotated images has an object'):
+        choose(images)
 
 
 @pytest.mark.parametrize(

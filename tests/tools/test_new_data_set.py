@@ -87,12 +87,17 @@ def ground_truth(dataset: dict) -> dict:
 
 def test_voc_xml_with_given_lists_becomes_what_the_example_is(lookalikes, capsys):
     lists = lookalikes / 'ImageSets' / 'Main'
+    # A list as people write it, which VOCDataset could not read.
+    first, *others = (lists / 'train.txt').read_text().splitlines()
+    Path('mine.txt').write_text('\n'.join([first, '', f'{first} ', *others, '']))
     run_tool_here(
         *(TOOL, '--images', lookalikes / 'JPEGImages'),
         *('--annotations', lookalikes / 'Annotations', '--name', 'parts'),
-        *('--train-list', lists / 'train.txt', '--test-list', lists / 'test.txt'),
+        *('--train-list', 'mine.txt', '--test-list', lists / 'test.txt'),
     )
     printed = capsys.readouterr().out
+    assert Path('data/parts/train.txt').is_file()
+    assert not Path('data/parts/test.txt').exists()
     assert printed.split()[:5] == ['train', 'test', 'images', '6', '4']
     for words in ('Proposal recall', 'scale = (400, 300)', 'tools/train.py'):
         assert words in printed
