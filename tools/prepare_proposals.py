@@ -168,6 +168,11 @@ def images_to_search(
         if len(args.images) > 1:
             raise ValueError('Several folders of --images need --annotations for each.')
         return pick_images(args.images[0], args.ids)
+    if args.ids:
+        raise ValueError(
+            '--ids and --annotations do not go together: leave --annotations out, or '
+            'give a folder with the annotations of these images alone.'
+        )
     images = {image.img_id: image.file for image in labelled}
     if len(images) < len(labelled):
         raise ValueError('Two annotated images have the same name: rename one.')

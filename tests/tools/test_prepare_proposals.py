@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from mmengine.fileio import dump
 from scipy.io import savemat
+from support import small_data
 from support.tools import heed_interrupts
 
 from mmdet_ohem.proposals.store import ProposalStore
@@ -67,6 +68,17 @@ def test_selective_search_with_a_list_of_ids(images, tmp_path, run):
     (tmp_path / 'train.txt').write_text('d\n')
     other = run('selective-search', '--images', images, '--out', f'{out}2', *ids)
     assert "no image 'd'" in other
+
+
+def test_a_list_of_ids_beside_annotations_is_refused(images, tmp_path, run):
+    small_data.write_voc(tmp_path / 'voc', dict(train=['1', '2']), ['cat'])
+    (tmp_path / 'train.txt').write_text('1\n')
+    said = run(
+        *('selective-search', '--images', tmp_path / 'voc' / 'JPEGImages'),
+        *('--annotations', tmp_path / 'voc' / 'Annotations'),
+        *('--ids', tmp_path / 'train.txt', '--out', tmp_path / 'store'),
+    )
+    assert said.startswith('--ids and --annotations do not go together')
 
 
 def test_files_of_single_images(images, tmp_path, run):
