@@ -65,13 +65,17 @@ class IterativeBoxRoIHead(StandardRoIHead):
         x: tuple[Tensor],
         batch_img_metas: list[dict],
         rpn_results_list: list[InstanceData],
-        rcnn_test_cfg: ConfigDict,
+        rcnn_test_cfg: ConfigDict | None,
         rescale: bool = False,
     ) -> list[InstanceData]:
         """Detections of each image: bboxes, scores and labels, by falling score.
 
         Arguments and result are those of `StandardRoIHead.predict_bbox`.
         """
+        if rcnn_test_cfg is None:  # raw scores and boxes, of which nothing is chosen
+            return super().predict_bbox(
+                x, batch_img_metas, rpn_results_list, None, rescale
+            )
         raw_results = super().predict_bbox(
             x, batch_img_metas, rpn_results_list, rcnn_test_cfg=None
         )

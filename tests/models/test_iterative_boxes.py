@@ -70,6 +70,30 @@ def test_nothing_run_again_leaves_the_plain_detections_but_for_the_vote(
         assert not torch.equal(one.bboxes, other.bboxes)
 
 
+@pytest.mark.parametrize('rescale', [False, True])
+def test_without_test_cfg_the_scores_are_the_standard_heads(tmp_path, rescale):
+    seed = random_seed()
+    data, _ = batch(tmp_path, seed, SCALE)
+    found = []
+    for options in ({}, dict(type=HEAD)):
+        detector = small_detector(seed, **options)
+        prepared = detector.data_preprocessor({k: v[0] for k, v in data.items()})
+        samples = prepared['data_samples']
+        with torch.no_grad():
+            found.append(
+                detector.roi_head.predict_bbox(
+                    detector.extract_feat(prepared['inputs']),
+                    [sample.metainfo for sample in samples],
+                    [sample.proposals for sample in samples],
+                    rcnn_test_cfg=None,
+                    rescale=rescale,
+                )
+            )
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one.bboxes, other.bboxes)
+        assert torch.equal(one.scores, other.scores)
+
+
 def test_a_checkpoint_of_the_standard_head_fits():
     plain, iterative = small_detector(0), small_detector(1, type=HEAD)
     iterative.load_state_dict(plain.state_dict(), strict=True)
