@@ -38,13 +38,12 @@ def split_config(config: Config, train: str, val: str) -> Config:
     split.pop('background_dataloader', None)
     (trained_on,) = inner_datasets(split.train_dataloader.dataset)
     trained_on.ann_file = train
-    (tested_on,) = inner_datasets(split.test_dataloader.dataset)
-    pipeline = tested_on.pipeline
+    # Of several joined test sets all have the first one's pipeline, or one like it.
+    pipeline = next(inner_datasets(split.test_dataloader.dataset)).pipeline
     stores = [step.store for step in dicts_of(own[0]) if type_name(step) == STORE_STEP]
     if stores:
         pipeline = with_step(pipeline, STORE_STEP, store=stores[0])
-    tested_on.clear()
-    tested_on.update(copy.deepcopy(own[0]))
+    split.test_dataloader.dataset = tested_on = copy.deepcopy(own[0])
     tested_on.update(ann_file=val, test_mode=True, pipeline=pipeline)
     # Nothing is left out in a test, and VOCDataset fails with bbox_min_size there.
     tested_on.pop('filter_cfg', None)
@@ -79,8 +78,8 @@ def _check_apart(split: Config, train: str, config: Config) -> None:
 
 
 def _images(loader: dict) -> list[str]:
-    (dataset,) = inner_datasets(loader.dataset)
-    return image_files(dataset)
+    parts = inner_datasets(loader.dataset)
+    return [file for dataset in parts for file in image_files(dataset)]
 
 
 def best_rates(results: list[dict]) -> dict[str, float]:

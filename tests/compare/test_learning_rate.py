@@ -186,6 +186,20 @@ def test_several_data_sets_are_refused(config):
         split_config(config, *SPLIT)
 
 
+def test_a_joined_test_set_is_looked_through(config, root):
+    part = config.test_dataloader.dataset
+    config.test_dataloader.dataset = dict(
+        type='ConcatDataset',
+        datasets=[dict(part, ann_file='ImageSets/Main/test.txt'), part],
+    )
+    split = split_config(config, *SPLIT)
+    assert ids_of(split.test_dataloader.dataset) == LISTS['val']
+    images = root / 'JPEGImages'
+    shutil.copy(images / '3.jpg', images / '9.jpg')
+    with pytest.raises(ValueError, match="of the config's test set .*9.jpg"):
+        split_config(config, *SPLIT)
+
+
 @pytest.mark.parametrize(
     'words', [['--lr', '0.01', '0.02'], ['--select', 'train.txt', 'val.txt']]
 )
