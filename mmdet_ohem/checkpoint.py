@@ -21,6 +21,8 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.utils import digit_version
 
+from mmdet_ohem.whole_file import whole_file
+
 URL_SCHEMES = ('http://', 'https://')
 
 
@@ -85,6 +87,19 @@ def load_checked(path: str | os.PathLike) -> dict:
             f'{path} cannot be read as a checkpoint ({type(error).__name__}): give the '
             '.pth file that a training wrote.'
         ) from error
+
+
+def save_checkpoint(checkpoint: dict, path: str | os.PathLike) -> None:
+    """Write a file as `torch.save` does, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; the message names it.
+    """
+    try:
+        with whole_file(path) as partial, open(partial, 'wb') as file:
+            torch.save(checkpoint, file)
+    except RuntimeError as error:  # torch's word for a full disk
+        raise OSError(f'{path} could not be written ({error}).') from error
 
 
 def check_resumable(path: str | os.PathLike) -> None:

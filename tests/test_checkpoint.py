@@ -1,5 +1,6 @@
 import os
 import pickle
+import resource
 
 import numpy as np
 import pytest
@@ -14,12 +15,27 @@ from mmdet_ohem.checkpoint import (
     mmengine_checkpoint,
     newest_checkpoint,
     numbered_checkpoints,
+    save_checkpoint,
 )
 
 pytestmark = pytest.mark.skipif(
     digit_version(torch.__version__) < digit_version('2.6'),
     reason='PyTorch does not check by default',
 )
+
+
+def test_a_full_disk_is_one_sentence_and_keeps_the_old_file(tmp_path):
+    path = tmp_path / 'weights.pth'
+    save_checkpoint(dict(state_dict=dict(a=torch.ones(2))), path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match='weights.pth c.* be written'):
+            save_checkpoint(dict(state_dict=dict(a=torch.ones(100_000))), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path) == ['weights.pth']
+    assert load_checked(path)['state_dict']['a'].tolist() == [1, 1]
 
 
 class Code:

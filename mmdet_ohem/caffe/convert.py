@@ -24,8 +24,8 @@ from mmdet_ohem.caffe.networks import (
     check_shapes,
     recognise,
 )
+from mmdet_ohem.checkpoint import save_checkpoint
 from mmdet_ohem.models import read_checkpoint
-from mmdet_ohem.whole_file import whole_file
 
 CAFFE_INPUT = dict(
     mean=[102.9801, 115.9465, 122.7717], std=[1.0, 1.0, 1.0], bgr_to_rgb=False
@@ -112,7 +112,7 @@ def convert(source: str, target: str) -> Conversion:
     missing = [name for name in ('fc6', 'fc7', *DETECTOR) if name not in layers]
     conversion = Conversion(title, list(layers), left, missing, data_preprocessor)
     meta = dict(network=title, data_preprocessor=data_preprocessor)
-    _write(dict(state_dict=_state_dict(layers, network), meta=meta), target)
+    save_checkpoint(dict(state_dict=_state_dict(layers, network), meta=meta), target)
     return conversion
 
 
@@ -191,11 +191,3 @@ def _state_dict(layers: Layers, network: Network) -> dict[str, torch.Tensor]:
         stds = np.tile(_STDS, len(bias) // 4)
         add(f'{head}.fc_reg', weight / stds[:, None], bias / stds)
     return state_dict
-
-
-def _write(checkpoint: dict, target: str) -> None:
-    try:
-        with whole_file(target) as partial, open(partial, 'wb') as file:
-            torch.save(checkpoint, file)
-    except RuntimeError as error:  # torch's word for a full disk
-        raise OSError(f'{target} could not be written ({error}).') from error

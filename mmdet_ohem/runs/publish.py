@@ -1,16 +1,16 @@
 """A trained detector to hand on: weights alone, with config, log and a model card."""
 
-import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
 
-from mmdet_ohem.checkpoint import load_checked
+from mmdet_ohem.checkpoint import load_checked, save_checkpoint
 from mmdet_ohem.config import as_list, inner_datasets
+from mmdet_ohem.datasets import content_hash
+from mmdet_ohem.visualization import read_log
 
 # Of MMEngine's `meta`; the rest is of the run: its history, random states, times.
 KEPT_META = ('cfg', 'dataset_meta', 'epoch', 'iter', 'mmengine_version')
@@ -43,12 +43,12 @@ def publish(checkpoint: str | os.PathLike, out: str | os.PathLike, name: str) ->
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        torch.save(weights, partial / 'weights.pth')
-        digest = hashlib.sha256((partial / 'weights.pth').read_bytes()).hexdigest()
+        save_checkpoint(weights, partial / 'weights.pth')
+        digest = content_hash(partial / 'weights.pth')
         full_name = f'{name}-{digest[:8]}'
         (partial / 'weights.pth').rename(partial / f'{full_name}.pth')
         (partial / 'config.py').write_text(weights['meta']['cfg'])
-        lines = _log_lines(checkpoint.parent)
+        lines = [line for start in read_log(checkpoint.parent) for line in start]
         (partial / 'log.json').write_text(''.join(f'{json.dumps(x)}\n' for x in lines))
         scores = _scores(checkpoint, weights['meta'], lines)
         (partial / 'README.md').write_text(_card(full_name, weights, scores))
@@ -74,7 +74,7 @@ def published_files(folder: str | os.PathLike) -> tuple[Config, Path]:
             f'{folder} has no {folder.name}.pth with a config.py: give a folder that '
             'tools/publish.py wrote, under the name that it had.'
         )
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    digest = content_hash(weights)
     if not folder.name.endswith(f'-{digest[:8]}'):
         raise ValueError(
             f'{weights} is damaged, its SHA-256 begins with {digest[:8]}: fetch it '
@@ -98,14 +98,6 @@ def _weights_alone(checkpoint: Path) -> dict:
     # Of MMEngine's EMAHook state_dict holds the means, which are to be used.
     state = {key: value.detach().cpu().clone() for key, value in state.items()}
     return dict(state_dict=state, meta=meta)
-
-
-def _log_lines(work_dir: Path) -> list[dict]:
-    lines = []
-    for log in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        whole = log.read_text().rpartition('\n')[0]
-        lines += [json.loads(line) for line in whole.splitlines()]
-    return lines
 
 
 def _scores(checkpoint: Path, meta: dict, lines: list[dict]) -> dict[str, float]:

@@ -6,6 +6,7 @@ from mmdet_ohem.visualization.curves import (
     plot_curves,
     plot_froc,
     read_curve,
+    read_log,
     save_figure,
 )
 from mmdet_ohem.visualization.pictures import (
@@ -41,6 +42,7 @@ __all__ = [
     'plot_curves',
     'plot_froc',
     'read_curve',
+    'read_log',
     'save_figure',
     'titled',
     'with_legend',

@@ -19,6 +19,26 @@ LEAST_RATE, MOST_RATE = 1 / 16, 16
 MOST_NAMES = 10
 
 
+def read_log(work_dir: str | os.PathLike) -> list[list[dict]]:
+    """What MMEngine logged of a training: for each start of it the entries.
+
+    Args:
+        work_dir: holds <time of the start>/vis_data/scalars.json.
+
+    Raises:
+        ValueError: such a file is no log.
+    """
+    starts = []
+    for log in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
+        # The last line may be half written, by a run that goes on or was killed.
+        whole = log.read_text().rpartition('\n')[0]
+        try:
+            starts.append([json.loads(line) for line in whole.splitlines()])
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{log} is not MMEngine's log: {error}.") from error
+    return starts
+
+
 def read_curve(work_dir: str | os.PathLike, key: str = LOSS_ALL_ROIS) -> dict:
     """What a training logged of one scalar, by iteration.
 
@@ -26,7 +46,7 @@ def read_curve(work_dir: str | os.PathLike, key: str = LOSS_ALL_ROIS) -> dict:
     iteration, the later start counts.
 
     Args:
-        work_dir: holds <time of the start>/vis_data/scalars.json.
+        work_dir: as `read_log` takes it.
         key: of the scalar, such as 'loss' or 'mining/loss_all_rois'.
 
     Returns:
@@ -36,22 +56,16 @@ def read_curve(work_dir: str | os.PathLike, key: str = LOSS_ALL_ROIS) -> dict:
         FileNotFoundError: no training was logged there.
         ValueError: the log is no log, or never mentions ``key``.
     """
-    logs = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
-    if not logs:
+    starts = read_log(work_dir)
+    if not starts:
         raise FileNotFoundError(
             f'{work_dir} holds no log of a training (*/vis_data/scalars.json): give '
             'the work dir of tools/train.py.'
         )
     curve, keys = {}, set()
-    for log in logs:
-        # The last line may be half written, by a run that goes on or was killed.
-        whole = log.read_text().rpartition('\n')[0]
-        try:
-            lines = [json.loads(line) for line in whole.splitlines()]
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{log} is not MMEngine's log: {error}.") from error
+    for start in starts:
         # Validation is logged without a loss, and its step may be an epoch.
-        lines = [line for line in lines if 'loss' in line]
+        lines = [line for line in start if 'loss' in line]
         keys |= {key for line in lines for key in line}
         points = {line['step']: line[key] for line in lines if key in line}
         if lines:
