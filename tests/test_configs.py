@@ -164,7 +164,7 @@ R50 = dict(
     test='annotations/instances_val2017.json',
     classes=80,
     N=2,
-    B=128,
+    B=1024,
 )
 SMALL = dict(  # not the paper's
     network='ResNet',
@@ -323,7 +323,7 @@ RECIPES = {
     'cascade_rcnn_r50_fpn_ohem_coco': dict(
         network='ResNet',
         N=2,
-        stages=[('mmdet_ohem.OHEMSampler', 64, bound) for bound in (0.5, 0.6, 0.7)],
+        stages=[('mmdet_ohem.OHEMSampler', 512, bound) for bound in (0.5, 0.6, 0.7)],
     ),
     'retinanet_r50_fpn_ohem_coco': dict(
         network='ResNet',

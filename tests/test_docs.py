@@ -47,6 +47,7 @@ ELSEWHERE = {
     'python tools/benchmark.py': 'tests/studies/test_iterations.py',
     'python tools/compare_samplers.py': 'tests/compare/test_comparison.py',
     'python tools/convert_caffe.py': 'tests/tools/test_convert_caffe.py',
+    'python tools/corrupt_labels.py': 'tests/studies/test_corrupt_labels.py',
     'python tools/draw_pictures.py configs/blood': 'tests/test_own_data_docs.py',
     'python -m pytest -m mmrotate': 'tests/mining/test_mmrotate.py',
     'python tools/make_lookalikes.py': 'tests/mining/test_mmrotate.py',
@@ -227,7 +228,7 @@ def test_the_snippets_of_the_readme_do_what_it_says(tmp_path):
         tmp_path, 'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', one_line
     )
     sampler = detector.roi_head.bbox_sampler
-    assert isinstance(sampler, OHEMSampler) and sampler.num == 64
+    assert isinstance(sampler, OHEMSampler) and sampler.num == 512
 
     detector = detector_of(
         tmp_path, 'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py', cascade

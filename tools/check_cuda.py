@@ -147,7 +147,7 @@ def stages(out: Path) -> list[Stage]:
     iterations = ['--cfg-options', 'train_cfg.max_iters=100']
     checkpoint = out / OHEM_VGG16 / 'iter_10.pth'
     benchmark = [python, tools / 'benchmark.py', '--device', 'cuda', '--rounds', 20]
-    r50 = [out / f'r50_{name}.py' for name in ('random_512', 'random_64', 'ohem_64')]
+    r50 = [out / f'r50_{name}.py' for name in ('random_512', 'ohem_512', 'ohem_64')]
     return [
         # Imports the package, and runs an operator of mmcv.
         Stage(50, [Step('configs', make_configs)]),

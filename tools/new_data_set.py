@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mmdet_ohem.datasets import choose_min_size, choose_num, choose_scale
+from mmdet_ohem.config import as_list
+from mmdet_ohem.datasets import Choice, choose_min_size, choose_num, choose_scale
 from mmdet_ohem.proposals import clean_boxes, measure_recall
 from mmdet_ohem.runs import (
     DataSet,
@@ -199,8 +200,12 @@ def set_up(args: argparse.Namespace) -> None:
     if detector is None or wants_proposals(detector):
         num = choose_num(report_proposals(train, min_size.value))
     else:
-        rpn = detector.model.train_cfg.get('rpn_proposal') or {}
-        num = choose_num([rpn.get('max_per_img', 1000)])
+        stages = as_list(detector.model.train_cfg.rcnn)
+        num = Choice(
+            stages[0].sampler.num,
+            "The detector's own: of an RPN's proposals many are foreground, and with "
+            'fewer RoIs hardly any background would be mined (docs/samplers.md).',
+        )
     proposals = data_dir / 'proposals'
     data = DataSet(
         args.name,

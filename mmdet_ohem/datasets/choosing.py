@@ -16,7 +16,7 @@ LONGEST, SHORTEST = 1000, 400
 # keep their (400, 300) by this.
 SMALL_OBJECT = 24
 MOST_ENLARGED = 2
-# The paper mines 64 of about 2000 RoIs; the sampler warns above a half.
+# The paper mines 64 of about 2000 RoIs.
 PAPER_NUM = 64
 PART_OF_PROPOSALS = 4
 

@@ -190,7 +190,7 @@ def fine_tuning_configs(
     Args:
         detector: its config as the user names it.
         config: of `read_detector`.
-        num: of `choose_num`.
+        num: RoIs of an image to train on.
         load_from: path or URL of its weights.
         folder: where the configs will lie.
     """

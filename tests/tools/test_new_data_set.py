@@ -210,7 +210,7 @@ def test_a_detector_of_mmdetection_is_made_ready_to_fine_tune(base):
     stages = config.model.train_cfg.rcnn
     stages = stages if base == CASCADE else [stages]
     for stage in stages:
-        assert stage.sampler == dict(type='mmdet_ohem.OHEMSampler', num=64)
+        assert stage.sampler == dict(type='mmdet_ohem.OHEMSampler', num=512)
     assert config.optim_wrapper.optimizer.lr == pytest.approx(0.02 * 2 / 16)
     assert config.auto_scale_lr.base_batch_size == 2
     assert config.load_from == 'weights.pth' and config.model.backbone.init_cfg is None

@@ -27,7 +27,7 @@ model = dict(train_cfg=dict(rcnn=dict(sampler=dict({sampler}))))
 """
 SAMPLERS = dict(
     random_512='num=512',  # as MMDetection has it
-    random_64='num=64',
+    ohem_512="_delete_=True, type='mmdet_ohem.OHEMSampler', num=512",
     ohem_64="_delete_=True, type='mmdet_ohem.OHEMSampler', num=64",
 )
 
