@@ -106,6 +106,13 @@ def as_list(part) -> list:
     return list(part) if isinstance(part, (list, tuple)) else [part]
 
 
+def rcnn_stages(model: dict) -> list[dict]:
+    """``train_cfg.rcnn`` of a model's config, a dict for each stage of a cascade; an
+    empty one where there is none."""
+    stages = as_list((model.get('train_cfg') or {}).get('rcnn'))
+    return [stage or {} for stage in stages]
+
+
 def dicts_of(config) -> Iterator[dict]:
     """Every dict inside a config, itself included."""
     if isinstance(config, dict):

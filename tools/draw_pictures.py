@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mmdet_ohem import OHEMSampler
 from mmdet_ohem.checkpoint import numbered_checkpoints
-from mmdet_ohem.config import as_list, is_type
+from mmdet_ohem.config import is_type, rcnn_stages
 from mmdet_ohem.runs import (
     add_config_arguments,
     add_device_argument,
@@ -61,8 +61,7 @@ def read_config(args: argparse.Namespace) -> Config:
     for checkpoint in filter(None, (args.checkpoint, args.beside)):
         if not Path(checkpoint).is_file():
             raise FileNotFoundError(f'There is no checkpoint {checkpoint}.')
-    stages = as_list((cfg.model.get('train_cfg') or {}).get('rcnn') or {})
-    samplers = [stage.sampler for stage in stages if 'sampler' in stage]
+    samplers = [stage.get('sampler') or {} for stage in rcnn_stages(cfg.model)]
     if not any(is_type(sampler, OHEMSampler) for sampler in samplers):
         raise ValueError(
             f'{args.config} has no mmdet_ohem.OHEMSampler in model.train_cfg.rcnn: '

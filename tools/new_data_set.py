@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mmdet_ohem.config import as_list
+from mmdet_ohem.config import rcnn_stages
 from mmdet_ohem.datasets import Choice, choose_min_size, choose_num, choose_scale
 from mmdet_ohem.proposals import clean_boxes, measure_recall
 from mmdet_ohem.runs import (
@@ -200,9 +200,8 @@ def set_up(args: argparse.Namespace) -> None:
     if detector is None or wants_proposals(detector):
         num = choose_num(report_proposals(train, min_size.value))
     else:
-        stages = as_list(detector.model.train_cfg.rcnn)
         num = Choice(
-            stages[0].sampler.num,
+            rcnn_stages(detector.model)[0].sampler.num,
             "The detector's own: of an RPN's proposals many are foreground, and with "
             'fewer RoIs hardly any background would be mined (docs/samplers.md).',
         )

@@ -55,9 +55,9 @@ def compare(
 
     Returns:
         One dict per run: sampler, seed, metric and mAP, AP50 and AP75 where the mAP is
-        a mean over IoUs, loss_all_rois,
-        seconds_per_iteration, runs_at_a_time (the most that went beside each other
-        while it trained, itself counted), memory_mb; and of a config with
+        a mean over IoUs, loss_all_rois, seconds_per_iteration, runs_at_a_time (the most
+        that went beside each other while it trained, itself counted), memory_mb; and of
+        a config with
         ``background_dataloader`` what BackgroundMetric says of false positives at a
         recall and of false alarms; and lr, if it was chosen.
 

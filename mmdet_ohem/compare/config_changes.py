@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from mmdet_ohem.config import as_list, dicts_of, type_name
+from mmdet_ohem.config import as_list, dicts_of, rcnn_stages, type_name
 from mmdet_ohem.mining import why_unfit
 from mmdet_ohem.runs import budget_unit, set_budget
 
@@ -148,8 +148,8 @@ def why_not(config: Config, name: str) -> str | None:
     """The reason why a sampler cannot take the place of a config's, or None."""
     model = config.get('model') or {}
     roi_head = model.get('roi_head')
-    stages = as_list((model.get('train_cfg') or {}).get('rcnn'))
-    if roi_head is None or not all('sampler' in (stage or {}) for stage in stages):
+    stages = rcnn_stages(model)
+    if roi_head is None or not all('sampler' in stage for stage in stages):
         return (
             'model has no roi_head with train_cfg.rcnn.sampler, whose samplers could '
             'be compared; give the config of a two-stage detector.'

@@ -16,7 +16,7 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 from mmdet_ohem.checkpoint import check_everything
-from mmdet_ohem.config import as_list, is_type
+from mmdet_ohem.config import is_type, rcnn_stages
 from mmdet_ohem.whole_file import naming
 
 # Keys of a config that a run reads, at the top: MMEngine's Runner, MMDetection's tools,
@@ -300,10 +300,9 @@ def _places_of(cfg: Config, name: str) -> list[str]:
 
 def is_mmdets_ohem(cfg: Config) -> bool:
     """Whether a config's RoI head samples by MMDetection's class of the same name."""
-    rcnn = (cfg.model.get('train_cfg') or {}).get('rcnn')
     return any(
         is_type(stage.get('sampler') or {}, MMDetOHEMSampler)
-        for stage in as_list(rcnn or {})
+        for stage in rcnn_stages(cfg.model)
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.hub import get_config
 
-from mmdet_ohem.config import as_list, dicts_of, type_name
+from mmdet_ohem.config import as_list, dicts_of, rcnn_stages, type_name
 from mmdet_ohem.datasets import STORE_STEP, Choice
 from mmdet_ohem.mining import why_unfit
 
@@ -147,8 +147,8 @@ def read_detector(name: str) -> Config:
             'give the one with `_base_ = ...`.'
         )
     model = config.get('model') or {}
-    stages = as_list((model.get('train_cfg') or {}).get('rcnn'))
-    if 'roi_head' not in model or not all('sampler' in (s or {}) for s in stages):
+    stages = rcnn_stages(model)
+    if 'roi_head' not in model or not all('sampler' in stage for stage in stages):
         raise ValueError(
             f'{name} has no model.roi_head with train_cfg.rcnn.sampler, where OHEM '
             'could mine; give the config of a two-stage detector.'

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmdet_ohem.checkpoint import load_checked, save_checkpoint
-from mmdet_ohem.config import as_list, inner_datasets
+from mmdet_ohem.config import inner_datasets, rcnn_stages
 from mmdet_ohem.datasets import content_hash
 from mmdet_ohem.visualization import read_log
 
@@ -124,8 +124,7 @@ def _scores(checkpoint: Path, meta: dict, lines: list[dict]) -> dict[str, float]
 def _card(name: str, weights: dict, scores: dict[str, float]) -> str:
     meta = weights['meta']
     config = Config.fromstring(meta['cfg'], '.py')
-    stages = as_list((config.model.get('train_cfg') or {}).get('rcnn') or {})
-    samplers = [stage['sampler'] for stage in stages if 'sampler' in stage]
+    samplers = [s['sampler'] for s in rcnn_stages(config.model) if 'sampler' in s]
     lists = {
         loop: ', '.join(
             str(Path(part.get('data_root') or '', part.get('ann_file') or ''))

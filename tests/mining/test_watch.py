@@ -60,8 +60,7 @@ def test_the_losses_of_all_rois_are_the_same_for_every_sampler(sampler):
 
 
 def test_a_pseudo_sampler_is_not_given_the_ground_truth():
-    SAMPLER = dict(type='PseudoSampler')
-    config = dict(stage_config(), sampler=SAMPLER)
+    config = dict(stage_config(), sampler=dict(type='PseudoSampler'))
     roi_head = build_from(config, head_config())
     feats, gt_instances, proposals = make_image(0)
     with watched(roi_head) as rankings:
